@@ -1,0 +1,65 @@
+"""mmkd: distil any multimodal teacher into any student, each from a pip-installed plugin.
+
+Names are imported on first use, so that `import mmkd` costs no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from mmkd.hookspecs import hookimpl
+from mmkd.registry import Registry
+
+if TYPE_CHECKING:
+    from mmkd.build import build as build
+    from mmkd.components import (
+        Critic as Critic,
+        Curator as Curator,
+        Dataset as Dataset,
+        Encoder as Encoder,
+        Loss as Loss,
+        Metric as Metric,
+        Projector as Projector,
+        Sample as Sample,
+        Schedule as Schedule,
+        critic as critic,
+    )
+    from mmkd.distill import distill as distill, evaluate as evaluate
+    from mmkd.errors import MmkdError as MmkdError
+    from mmkd.export import from_pretrained as from_pretrained
+    from mmkd.graph.training_graph import TrainingGraph as TrainingGraph
+    from mmkd.graph.wrap import wrap as wrap
+    from mmkd.recipe import Recipe as Recipe, load_recipe as load_recipe
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "build": "mmkd.build",
+    "distill": "mmkd.distill",
+    "evaluate": "mmkd.distill",
+    "from_pretrained": "mmkd.export",
+    "TrainingGraph": "mmkd.graph.training_graph",
+    "wrap": "mmkd.graph.wrap",
+    "Recipe": "mmkd.recipe",
+    "load_recipe": "mmkd.recipe",
+    "MmkdError": "mmkd.errors",
+    **dict.fromkeys(
+        ["Critic", "Curator", "Dataset", "Encoder", "Loss", "Metric", "Projector", "Sample", "Schedule", "critic"],
+        "mmkd.components",
+    ),
+}
+
+__all__ = ["Registry", "__version__", "hookimpl", *sorted(_HOMES)]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'mmkd' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

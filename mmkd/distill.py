@@ -1,0 +1,158 @@
+"""A whole run: students with their teachers, then the same students without, and the folder that holds it all."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import platform
+import random
+import shutil
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from mmkd import plugins
+from mmkd.build import build, curators, evaluation, train_dataset
+from mmkd.engine import checkpoint
+from mmkd.engine.loop import Outcome, run
+from mmkd.errors import RecipeError, TrainingError
+from mmkd.export import export
+from mmkd.recipe import Recipe, load_recipe
+from mmkd.report.card import card
+
+
+def distill(
+    recipe: Recipe | str | Path | Mapping[str, Any],
+    *,
+    output_dir: str | Path | None = None,
+    resume: bool = False,
+    nodes: Mapping[str, nn.Module] | None = None,
+    data: Mapping[str, Any] | None = None,
+    overrides: Sequence[str] = (),
+    baseline: bool = True,
+) -> dict[str, Any]:
+    """Train the students of a recipe, then its baseline; evaluate, export and report both.
+
+    Args:
+        recipe: a recipe, its file or id, or a mapping.
+        output_dir: where the run goes; `runs/<name>` unless given.
+        resume: go on from the last checkpoint in `output_dir`, bit for bit.
+        nodes: networks of your own by node name.
+        data: datasets of your own, `{"train": ..., "eval": ...}`.
+        overrides: changes to the recipe, `train.lr=1e-3`.
+        baseline: also train the recipe's baseline, where it declares one.
+
+    Returns:
+        What `results.json` holds: scores of the students and of the baseline, steps, seconds, versions.
+    """
+    recipe = load_recipe(recipe, overrides)
+    if recipe.train.steps is None and recipe.train.epochs is None:
+        raise RecipeError("the recipe has no budget", where="train", next="train.steps=1000")
+    folder = Path(output_dir or Path("runs") / (recipe.name or "run"))
+    fresh = copy.deepcopy(dict(nodes or {}))
+    arms: dict[str, Recipe] = {"student": recipe}
+    if baseline and (plain := recipe.baseline_recipe()) is not None:
+        arms["baseline"] = plain
+    if folder.exists() and any(folder.iterdir()):
+        _check_resumable(folder, recipe, resume)
+    results: dict[str, Any] = {}
+    for name, arm in arms.items():
+        outcome = _arm(arm, recipe, folder, name, resume, copy.deepcopy(fresh), data)
+        results[name] = {"scores": outcome.scores, "best": outcome.best, "seconds": round(outcome.seconds, 2)}
+        results["steps"] = outcome.steps
+    results["versions"] = _versions()
+    checkpoint.write_json(folder / "results.json", results)
+    for name, arm in arms.items():
+        (_home(folder, name) / "student" / "README.md").write_text(card(arm, results, name))
+    return results
+
+
+def _arm(
+    arm: Recipe, recipe: Recipe, folder: Path, name: str, resume: bool,
+    nodes: Mapping[str, nn.Module], data: Mapping[str, Any] | None,
+) -> Outcome:  # fmt: skip
+    if threads := os.environ.get("MMKD_THREADS"):
+        torch.set_num_threads(int(threads))
+    seed_everything(arm.train.seed)
+    graph = build(arm, nodes=nodes, data=data)
+    judge = evaluation(arm, data)
+    home = _home(folder, name)
+    made = not home.exists()
+    home.mkdir(parents=True, exist_ok=True)
+    try:
+        if name == "student":
+            (folder / "recipe.yaml").write_text(recipe.to_yaml())
+            checkpoint.write_json(folder / "provenance.json", {"versions": _versions(), "plugins": _plugins()})
+        outcome = run(graph, arm, train_dataset(arm, data), curators(arm), judge, home, resume=resume, title=name)
+        export(graph, arm, home / "student", card(arm, {name: {"scores": outcome.scores}}, name))
+    except BaseException:
+        if made and not checkpoint.checkpoints(home):
+            shutil.rmtree(home, ignore_errors=True)  # nothing worth resuming: leave nothing behind
+        raise
+    return outcome
+
+
+def _home(folder: Path, name: str) -> Path:
+    return folder if name == "student" else folder / name
+
+
+def _check_resumable(folder: Path, recipe: Recipe, resume: bool) -> None:
+    if not resume:
+        raise TrainingError(
+            "already holds a run", where=str(folder), next="pass --resume to go on with it, or another --output-dir"
+        )
+    written = folder / "recipe.yaml"
+    if not written.is_file():
+        raise TrainingError("is not a run: it has no recipe.yaml", where=str(folder), next="choose another --output-dir")
+    before, now = load_recipe(written).to_dict(), recipe.to_dict()
+    different = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
+    if different:
+        raise TrainingError(
+            f"was made by another recipe; they differ in {', '.join(different)}", where=str(folder),
+            next=f"mmkd distill {written} --resume --output-dir {folder}",
+        )  # fmt: skip
+
+
+def evaluate(
+    folder: str | Path, *, nodes: Mapping[str, nn.Module] | None = None, data: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Scores of a run's last checkpoint, computed anew.
+
+    Raises:
+        TrainingError: the folder holds no run, or a run without a checkpoint.
+    """
+    folder = Path(folder)
+    if not (folder / "recipe.yaml").is_file():
+        raise TrainingError("is not a run: it has no recipe.yaml", where=str(folder), next="mmkd distill RECIPE makes one")
+    recipe = load_recipe(folder / "recipe.yaml")
+    found = checkpoint.checkpoints(folder)
+    if not found:
+        raise TrainingError("has no checkpoint", where=str(folder), next="mmkd distill RECIPE --resume")
+    graph = build(recipe, nodes=nodes, data=data)
+    checkpoint.restore(found[-1], graph, {})
+    return evaluation(recipe, data)(graph, graph.steps, graph.steps)
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, NumPy and torch."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def _versions() -> dict[str, str]:
+    return {"python": platform.python_version(), "mmkd": version("mmkd"), "torch": torch.__version__}
+
+
+def _plugins() -> list[dict[str, Any]]:
+    return [
+        {"id": p.id, "distribution": p.distribution, "version": p.version, "status": p.status}
+        for p in plugins.host().plugins
+    ]
+

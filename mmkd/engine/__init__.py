@@ -1,0 +1,1 @@
+"""The loop and what it stands on: data order, optimisers, checkpoints, remembered teachers."""

@@ -1,0 +1,126 @@
+"""Checkpoints: student and train-only state in safetensors, written aside and renamed."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.optim import Optimizer
+
+from mmkd.errors import TrainingError
+from mmkd.graph.training_graph import TrainingGraph
+
+FORMAT = 1
+
+
+def save(
+    folder: Path, graph: TrainingGraph, optimizers: Mapping[str, Optimizer], state: Mapping[str, Any]
+) -> Path:
+    """Write `folder/checkpoint-<step>` whole or not at all, then drop the one before it."""
+    target = folder / f"checkpoint-{graph.steps}"
+    aside = folder / f".checkpoint-{graph.steps}.part"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    save_file({k: v.detach().cpu().contiguous() for k, v in graph.state_dict().items()}, aside / "graph.safetensors")
+    tensors, scalars = _flatten({name: optimizer.state_dict()["state"] for name, optimizer in optimizers.items()})
+    save_file({**tensors, **_random_state()}, aside / "state.safetensors")
+    document = {"format": FORMAT, "step": graph.steps, "optimizers": scalars, "python_random": random.getstate(), **state}
+    (aside / "state.json").write_text(json.dumps(document))
+    for file in aside.iterdir():
+        with file.open("rb") as handle:
+            os.fsync(handle.fileno())
+    if target.exists():
+        shutil.rmtree(target)
+    aside.rename(target)
+    for old in checkpoints(folder):
+        if old != target:
+            shutil.rmtree(old)
+    return target
+
+
+def write_json(path: Path, document: Mapping[str, Any]) -> None:
+    """Write a JSON file whole or not at all."""
+    aside = path.with_name(f".{path.name}.part")
+    aside.write_text(json.dumps(document, indent=2) + "\n")
+    aside.replace(path)
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Complete checkpoints, oldest first."""
+    found = [p for p in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", p.name)]
+    return sorted(found, key=lambda p: int(p.name.partition("-")[2]))
+
+
+def restore(path: Path, graph: TrainingGraph, optimizers: Mapping[str, Optimizer]) -> dict[str, Any]:
+    """Put graph, optimisers and random generators back to a checkpoint; returns its state document.
+
+    Raises:
+        TrainingError: the folder is not a checkpoint of this graph.
+    """
+    try:
+        document: dict[str, Any] = json.loads((path / "state.json").read_text())
+        graph_state = load_file(path / "graph.safetensors")
+        tensors = load_file(path / "state.safetensors")
+    except Exception as error:
+        raise TrainingError(f"cannot be read: {error}", where=str(path), next="remove it and resume again") from error
+    if document.get("format") != FORMAT:
+        raise TrainingError(f"has checkpoint format {document.get('format')}, not {FORMAT}", where=str(path))
+    graph.load_state_dict(graph_state)
+    for name, optimizer in optimizers.items():
+        state = _unflatten(name, tensors, document["optimizers"])
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    _restore_random(tensors, document["python_random"])
+    return document
+
+
+def _flatten(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    tensors, scalars = {}, {}
+    for name, parameters in state.items():
+        for index, entries in parameters.items():
+            for entry, value in entries.items():
+                key = f"{name}/{index}/{entry}"
+                if isinstance(value, Tensor):
+                    tensors[key] = value.detach().cpu().contiguous()
+                else:
+                    scalars[key] = value
+    return tensors, scalars
+
+
+def _unflatten(name: str, tensors: Mapping[str, Tensor], scalars: Mapping[str, Any]) -> dict[int, dict[str, Any]]:
+    state: dict[int, dict[str, Any]] = {}
+    for key, value in [*tensors.items(), *scalars.items()]:
+        owner, _, rest = key.partition("/")
+        if owner == name:
+            index, _, entry = rest.partition("/")
+            state.setdefault(int(index), {})[entry] = value
+    return state
+
+
+def _random_state() -> dict[str, Tensor]:
+    kind, keys, position, has_gauss, cached = np.random.get_state()
+    assert kind == "MT19937"
+    numpy = np.concatenate([keys.astype(np.float64), [position, has_gauss, cached]])
+    state = {"rng.torch": torch.get_rng_state(), "rng.numpy": torch.from_numpy(numpy)}
+    if torch.cuda.is_initialized():
+        state["rng.cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def _restore_random(tensors: Mapping[str, Tensor], python: Any) -> None:
+    torch.set_rng_state(tensors["rng.torch"])
+    numpy = tensors["rng.numpy"].numpy()
+    keys, (position, has_gauss, cached) = numpy[:-3].astype(np.uint32), numpy[-3:]
+    np.random.set_state(("MT19937", keys, int(position), int(has_gauss), float(cached)))
+    random.setstate((python[0], tuple(python[1]), python[2]))
+    if "rng.cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors["rng.cuda"])

@@ -1,0 +1,99 @@
+"""The loop: data, step, log, evaluate, checkpoint; from any step on, bit for bit."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mmkd import plugins
+from mmkd.components import Curator, Dataset
+from mmkd.engine import checkpoint
+from mmkd.engine.data import Curated, Order, train_loader
+from mmkd.engine.evaluation import Evaluation
+from mmkd.engine.guard import Guard
+from mmkd.engine.memory import remember
+from mmkd.engine.optimizer import learning_rate, optimizers, set_learning_rate
+from mmkd.engine.progress import Reporter
+from mmkd.graph.collate import Collator, to_device
+from mmkd.graph.training_graph import TrainingGraph
+from mmkd.recipe import Recipe
+
+
+@dataclass
+class Outcome:
+    """What a run came to: scores after the last step and the best of the first metric on the way."""
+
+    scores: dict[str, Any]
+    best: dict[str, Any]
+    steps: int
+    seconds: float
+
+
+def run(
+    graph: TrainingGraph,
+    recipe: Recipe,
+    dataset: Dataset,
+    curators: Sequence[Curator],
+    evaluation: Evaluation,
+    folder: Path,
+    *,
+    resume: bool = False,
+    title: str = "distil",
+) -> Outcome:
+    """Train the graph as the recipe says; everything it writes goes into `folder`."""
+    train, data = recipe.train, recipe.data
+    accumulate = train.gradient_accumulation_steps
+    micro = data.batch_size // accumulate
+    total = graph.total_steps
+    made = optimizers(graph, train)
+    state: dict[str, Any] = {"best": None, "seconds": 0.0}
+    with Reporter(folder / "log.jsonl", title) as report:
+        cached = [name for name, node in {**recipe.student_nodes(), **recipe.teacher_nodes()}.items() if node.cache]
+        remember(graph, cached, dataset, curators, report.progress)
+        if resume and (found := checkpoint.checkpoints(folder)):
+            state = checkpoint.restore(found[-1], graph, made)
+            report.say(f"resumed from {found[-1]}")
+        started = time.monotonic() - state["seconds"]
+        order = Order(len(dataset), micro, train.seed, graph.steps * accumulate, total * accumulate)
+        collator = Collator([graph.roles[run.node.name] for run in graph.plan.runs], remembered=True)
+        curated = Curated(dataset, curators, train.seed)
+        batches = iter(train_loader(curated, order, collator, data.workers, graph.device.type == "cuda"))
+        guard = Guard(graph)
+        graph.train()
+        mark = time.monotonic()
+        for parts in _groups(batches, accumulate):
+            set_learning_rate(made, rate := learning_rate(graph.steps, total, train))
+            out = graph.step([to_device(part, graph.device) for part in parts], made, max_grad_norm=train.max_grad_norm)
+            step = graph.steps
+            guard.watch(step, out)
+            plugins.host().call("mmkd_step_end", graph=graph, step=step, losses=out)
+            if step % train.log_every == 0 or step == total:
+                guard.drain()
+                speed = data.batch_size * train.log_every / max(1e-9, time.monotonic() - mark)
+                mark = time.monotonic()
+                numbers = {k: v.item() for k, v in out.items() if k != "finite"}
+                report.step(step, total, {**numbers, "lr": rate, "samples_per_second": round(speed, 1)}, speed)
+            if evaluation.due(step, total):
+                guard.drain()
+                scores = evaluation(graph, step, total)
+                report.write({"step": step, "scores": scores})
+                state["best"] = _better(state["best"], scores, step)
+                graph.train()
+            if step == total or (train.checkpoint_every and step % train.checkpoint_every == 0):
+                guard.drain()
+                state["seconds"] = time.monotonic() - started
+                path = checkpoint.save(folder, graph, made, state)
+                plugins.host().call("mmkd_checkpoint_saved", path=path, step=step)
+        scores = evaluation(graph, total, total)
+    return Outcome(scores, state["best"] or {}, graph.steps, time.monotonic() - started)
+
+
+def _groups(batches: Iterator[Mapping[str, Any]], size: int) -> Iterator[list[Mapping[str, Any]]]:
+    while parts := list(islice(batches, size)):
+        yield parts

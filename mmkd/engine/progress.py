@@ -1,0 +1,75 @@
+"""What a run shows while it runs: a live line on a terminal, plain lines elsewhere; and its JSONL log."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+class Reporter:
+    """Progress on stderr and one JSON object per logged step in `log.jsonl`."""
+
+    def __init__(self, log: Path | None, title: str) -> None:
+        self._log = log.open("a", encoding="utf-8") if log else None
+        self._console = Console(stderr=True)
+        self._title = title
+        self._live = Progress(
+            TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn(),
+            TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=self._console, transient=False,
+            disable=not self._console.is_terminal,
+        )  # fmt: skip
+        self._tasks: dict[str, Any] = {}
+        self._last, self._started = 0.0, time.monotonic()
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._live.stop()
+        if self._log:
+            self._log.close()
+
+    def progress(self, what: str, done: int, total: int, note: str = "") -> None:
+        """Show that `done` of `total` is done; plain lines come at most every 5 seconds, and the last."""
+        if not self._live.disable:
+            if what not in self._tasks:
+                self._tasks[what] = self._live.add_task(what, total=total, note=note)
+            self._live.update(self._tasks[what], completed=done, note=note)
+        elif done == total or time.monotonic() - self._last > 5:
+            self._last = time.monotonic()
+            print(f"{what}: {done}/{total} {note}".rstrip(), file=sys.stderr, flush=True)
+
+    def step(self, step: int, total: int, numbers: Mapping[str, float], rate: float) -> None:
+        """Log one step: losses, learning rate, samples per second."""
+        self.write({"step": step, **numbers})
+        losses = "  ".join(f"{k.removesuffix('_loss')} {v:.4g}" for k, v in numbers.items() if k.endswith("loss"))
+        self.progress(self._title, step, total, f"{losses}  {rate:.0f}/s  eta {_clock((total - step) * self._pace(step))}")
+
+    def _pace(self, step: int) -> float:
+        if not hasattr(self, "_first"):
+            self._first = (step, time.monotonic())
+        first, at = self._first
+        return (time.monotonic() - at) / (step - first) if step > first else 0.0
+
+    def say(self, text: str) -> None:
+        """One line that stays."""
+        self._console.print(text, highlight=False, markup=False)
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Append one record to the log."""
+        if self._log:
+            self._log.write(json.dumps(record) + "\n")
+            self._log.flush()
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds) // 3600}:{int(seconds) // 60 % 60:02d}:{int(seconds) % 60:02d}"

@@ -1,0 +1,139 @@
+"""The exported model: chosen networks and projectors in safetensors with a config and a card, and back again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+import mmkd
+from mmkd import plugins
+from mmkd.build import Maker
+from mmkd.errors import MmkdError, TrainingError
+from mmkd.graph.node import Node
+from mmkd.graph.training_graph import TrainingGraph
+from mmkd.recipe import Node as NodeSpec
+from mmkd.recipe import ProjectorSpec, Recipe
+from mmkd.signature import options
+
+FORMAT = 1
+
+
+def export(graph: TrainingGraph, recipe: Recipe, folder: Path, card: str) -> Path:
+    """Write `config.json`, `model.safetensors` and `README.md`; what is train-only and not named in `export` is dropped.
+
+    Constant networks that `export` names are stored by reference: their options and the checksum of their weights.
+    """
+    names = recipe.exported()
+    specs = {**recipe.student_nodes(), **recipe.teacher_nodes()}
+    config: dict[str, Any] = {
+        "format": FORMAT,
+        "mmkd": mmkd.__version__,
+        "name": recipe.name,
+        "nodes": {name: _node_config(graph.roles[name], specs[name]) for name in names if name in specs},
+        "projectors": {
+            name: {"spec": recipe.projectors[name].model_dump(), "shapes": graph.widths[name]}
+            for name in names
+            if name in recipe.projectors
+        },
+    }
+    config["plugins"] = {p.id: f"{p.distribution} {p.version}" for p in plugins.host().plugins if p.id in _used(config)}
+    state = graph.state_dict()
+    kept = tuple(f"nodes.{name}." for name in config["nodes"]) + tuple(f"projectors.{name}." for name in config["projectors"])
+    tensors = {key: value.detach().cpu().contiguous() for key, value in state.items() if key.startswith(kept)}
+    aside = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    save_file(tensors, aside / "model.safetensors")
+    (aside / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    (aside / "README.md").write_text(card)
+    shutil.rmtree(folder, ignore_errors=True)
+    return aside.rename(folder)
+
+
+def _node_config(node: Node, spec: NodeSpec) -> dict[str, Any]:
+    arguments = spec.arguments
+    config: dict[str, Any] = {"use": spec.use, "inputs": dict(spec.inputs), "constant": node.constant}
+    if node.constant:
+        config["fingerprint"] = node.encoder.fingerprint()
+    elif "pretrained" in arguments and "pretrained" in options(type(node.encoder)):
+        arguments["pretrained"] = options(type(node.encoder))["pretrained"].default
+    return {**config, "options": arguments}
+
+
+def _used(config: Mapping[str, Any]) -> set[str]:
+    """Plugin ids behind every `use` in a config."""
+    found: set[str] = set()
+    for key, value in config.items():
+        if key == "use" and isinstance(value, str):
+            found.add(value.partition(".")[0])
+        elif isinstance(value, Mapping):
+            found |= _used(value)
+    return found
+
+
+def from_pretrained(path: str | Path, *, nodes: Mapping[str, nn.Module] | None = None) -> TrainingGraph:
+    """Load an exported model: a graph without losses, in evaluation mode.
+
+        model = mmkd.from_pretrained("runs/quickstart")
+        batch = model.collate([{"image": image}])
+        model.values(batch, ["student.embedding"])
+
+    Args:
+        path: a run (its `student` folder is taken) or an exported folder.
+        nodes: networks that were handed in by hand when the model was trained.
+
+    Raises:
+        TrainingError: the folder is no exported model, or the weights behind a constant network have changed.
+    """
+    folder = Path(path)
+    folder = folder if (folder / "config.json").is_file() else folder / "student"
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        tensors = load_file(folder / "model.safetensors")
+    except (OSError, ValueError) as error:
+        raise TrainingError(f"is no exported model: {error}", where=str(path), next="mmkd distill RECIPE writes one") from error
+    if config.get("format") != FORMAT:
+        raise TrainingError(f"has export format {config.get('format')}, not {FORMAT}", where=str(folder))
+    maker = Maker(1)
+    try:
+        built = {
+            name: maker.node(
+                name,
+                NodeSpec(use=entry["use"], inputs=entry["inputs"], **entry["options"]),
+                not entry["constant"],
+                (nodes or {}).get(name),
+            )
+            for name, entry in config["nodes"].items()
+        }
+        bound = {
+            name: maker.projector(name, ProjectorSpec.model_validate(entry["spec"]))
+            for name, entry in config["projectors"].items()
+        }
+    except MmkdError as error:
+        raise error.at(str(folder / "config.json")) from error.__cause__
+    for name, entry in config["nodes"].items():
+        if entry["constant"] and (now := built[name].encoder.fingerprint()) != entry["fingerprint"]:
+            raise TrainingError(
+                f"the weights of '{name}' are {now}, the model was trained with {entry['fingerprint']}", where=str(folder)
+            )
+    for name, entry in config["projectors"].items():
+        module: Any = bound[name].module
+        module.setup(**{port: _shape(shape) for port, shape in entry["shapes"].items()})
+    graph = TrainingGraph(built, bound)
+    graph.load_state_dict(tensors, strict=False)
+    absent = [k for k in graph.state_dict() if k not in tensors and k != "_extra_state"]
+    if absent or tensors.keys() - graph.state_dict().keys():
+        raise TrainingError(f"model.safetensors does not fit config.json: missing {absent[:5]}", where=str(folder))
+    graph.requires_grad_(False)
+    return graph.eval()
+
+
+def _shape(shape: Any) -> Any:
+    return [torch.Size(s) for s in shape] if shape and isinstance(shape[0], list) else torch.Size(shape)

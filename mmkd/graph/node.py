@@ -1,0 +1,163 @@
+"""A node of the graph and one forward pass of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mmkd.components import Encoder
+from mmkd.errors import GraphError, nearest
+from mmkd.graph.tap import Recorder, Tap, locate
+from mmkd.graph.value import Address
+
+
+@dataclass
+class Node:
+    """A network with a role: a student is trained, a teacher is frozen."""
+
+    name: str
+    encoder: Encoder
+    trained: bool
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    """Field of the encoder to the batch field it is rebound to (`image: thermal`)."""
+    table: MemoryTable | None = None
+
+    @property
+    def constant(self) -> bool:
+        """Neither trained nor updated: its outputs may be remembered and its weights left out of checkpoints."""
+        return not self.trained
+
+    def freeze(self) -> None:
+        self.encoder.requires_grad_(False)
+        self.encoder.eval()
+
+    def published(self, name: str, where: str) -> str:
+        """The published name meant by `name` (negative indices count from the end), or an error with the nearest."""
+        names = list(self.encoder.values())
+        if match := re.fullmatch(r"(.*)\.-(\d+)", name):
+            stem, back = match[1], int(match[2])
+            indexed = [n for n in names if re.fullmatch(re.escape(stem) + r"\.\d+", n)]
+            if 0 < back <= len(indexed):
+                return f"{stem}.{len(indexed) - back}"
+        if name not in names:
+            what = f"'{self.name}' publishes no '{name}'" if name else f"'{self.name}' is a node; say which value of it"
+            guess = nearest(name, names) or (names[0] if len(names) == 1 else None)
+            raise GraphError(
+                what, where=where, name=name, exists=[f"{self.name}.{n}" for n in names],
+                next=f"write {self.name}.{guess}" if guess else f"or tap a module: {self.name}/<path>",
+            )
+        return name
+
+
+class MemoryTable:
+    """What a constant node publishes for every training sample, kept in memory by sample key."""
+
+    def __init__(self, rows: Mapping[str, int], values: dict[str, Tensor]) -> None:
+        self.rows, self.values = rows, values
+
+    def row(self, key: str) -> int:
+        try:
+            return self.rows[key]
+        except KeyError:
+            raise GraphError(f"sample '{key}' is not among the {len(self.rows)} remembered ones") from None
+
+
+class NodeRun:
+    """One forward pass of a node over one view of the batch, serving every value that somebody reads from it."""
+
+    def __init__(self, node: Node, view: str, addresses: Sequence[Address], where: Mapping[str, str]) -> None:
+        self.node, self.view = node, view
+        self.id = f"{node.name}@{view}" if view else node.name
+        self.published: dict[str, str] = {}  # address -> name that forward returns
+        self.constants: dict[str, Tensor] = {}  # address -> parameter
+        taps: list[Tap] = []
+        for address in addresses:
+            place = where.get(address.key, "")
+            path = address.path
+            if not path:
+                name = node.published(address.name, place)
+                path = node.encoder.locate(name) or ""
+                if not path:
+                    self.published[address.key] = name
+                    continue
+            found = locate(node.encoder.network, path, address.call, address.key, place)
+            if isinstance(found, Tensor):
+                self.constants[address.key] = found
+            else:
+                taps.append(found)
+        self.recorder = Recorder(taps)
+        self.wanted = frozenset(self.published.values())
+        self.arguments = [(p, node.inputs.get(p, p), required) for p, required in node.encoder.inputs().items()]
+        self._batch_norm = any(isinstance(m, _BatchNorm) for m in node.encoder.modules())
+
+    @property
+    def stops_early(self) -> bool:
+        """Whether the pass ends at the deepest tap; BatchNorm in training mode needs the full pass."""
+        return not self.published and not (self._batch_norm and self.node.encoder.training)
+
+    def _inputs(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        own = batch.get(self.id)
+        if own is None and self.view:
+            raise GraphError(f"the batch has no view '{self.id}'", exists=[k for k in batch if "@" in k])
+        given: dict[str, Any] = {}
+        for parameter, field_name, required in self.arguments:
+            if own is not None and parameter in own:
+                given[parameter] = own[parameter]
+            elif field_name in batch:
+                given[parameter] = batch[field_name]
+            elif required:
+                raise GraphError(
+                    f"the batch has no field '{field_name}', which '{self.node.name}' takes as '{parameter}'",
+                    name=field_name,
+                    exists=[*batch, *(f"{self.id}.{k}" for k in own or ())],
+                    next=f"rebind it: inputs: {{{parameter}: batch.<field>}}",
+                )
+        return given
+
+    def _call(self, batch: Mapping[str, Any]) -> Mapping[str, Tensor]:
+        encoder = self.node.encoder
+        if encoder.wanted != self.wanted:
+            encoder.wanted = self.wanted
+        return encoder(**self._inputs(batch))  # type: ignore[no-any-return]
+
+    def learn(self, batch: Mapping[str, Any]) -> None:
+        """Full pass before training: see `Recorder.learn`."""
+        if self.recorder.taps:
+            self.recorder.learn(lambda: self._call(batch))
+
+    def __call__(self, batch: Mapping[str, Any], values: dict[str, Tensor]) -> None:
+        """Add this node's values to `values`."""
+        own = batch.get(self.id)
+        table = self.node.table
+        if table is not None and own is not None and "row" in own:
+            values.update({key: table.values[key].index_select(0, own["row"]) for key in table.values})
+            return
+        if self.node.trained:
+            self._run(batch, values)
+        else:
+            with torch.no_grad():
+                self._run(batch, values)
+
+    def _run(self, batch: Mapping[str, Any], values: dict[str, Tensor]) -> None:
+        output: Mapping[str, Tensor] | None
+        if self.recorder.taps:
+            output, taps = self.recorder.record(lambda: self._call(batch), stop=self.stops_early)
+            values.update(taps)
+        elif self.published:
+            output = self._call(batch)
+        for key, name in self.published.items():
+            try:
+                values[key] = output[name]  # type: ignore[index]
+            except KeyError:
+                raise GraphError(
+                    f"{type(self.node.encoder).__name__} says it publishes '{name}' but did not return it",
+                    exists=list(output or ()),
+                ) from None
+        values.update(self.constants)
+

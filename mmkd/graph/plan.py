@@ -1,0 +1,152 @@
+"""The plan: the least that has to run for a set of values, in order."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mmkd.errors import GraphError, MmkdError
+from mmkd.graph.binding import Binding
+from mmkd.graph.node import Node, NodeRun
+from mmkd.graph.value import Address
+
+
+class Plan:
+    """One forward per (network, view), then the projectors that the wanted values stand on.
+
+    Args:
+        nodes: every network by name.
+        projectors: every projector by name, as bound.
+        readers: addresses that somebody wants, each with its place in the recipe.
+        probing: also run what a projector's `like` names.
+
+    Raises:
+        GraphError: a value does not exist (with the nearest that does), or projectors form a cycle.
+    """
+
+    def __init__(
+        self,
+        nodes: Mapping[str, Node],
+        projectors: Mapping[str, Binding],
+        readers: Iterable[tuple[Address, str]],
+        *,
+        probing: bool = False,
+    ) -> None:
+        self.projectors: list[Binding] = []
+        self.fields: dict[str, Address] = {}
+        by_run: dict[str, dict[str, Address]] = {}
+        where: dict[str, str] = {}
+        path: list[str] = []
+
+        def need(address: Address, place: str) -> None:
+            where.setdefault(address.key, place)
+            if address.node == "batch":
+                if not address.name:
+                    raise GraphError("'batch' needs a field", where=place, next="write batch.<field>")
+                self.fields[address.key] = address
+            elif address.node in nodes:
+                by_run.setdefault(address.run, {})[address.key] = address
+            elif address.node in projectors and not (address.name or address.path or address.view):
+                need_projector(projectors[address.node])
+            else:
+                raise GraphError(
+                    f"nothing is called '{address.key}'", where=place, name=address.node,
+                    exists=[*nodes, *projectors, "batch"],
+                )  # fmt: skip
+
+        def need_projector(projector: Binding) -> None:
+            if any(projector is known for known in self.projectors):
+                return
+            if projector.name in path:
+                raise GraphError(f"cycle: {' -> '.join([*path, projector.name])}", where=projector.where)
+            path.append(projector.name)
+            for address, place in [*projector.readers(), *(projector.models() if probing else ())]:
+                need(address, place)
+            path.pop()
+            self.projectors.append(projector)
+
+        for address, place in readers:
+            need(address, place)
+        self.runs = [
+            NodeRun(nodes[a.node], a.view, list(group.values()), where)
+            for group in by_run.values()
+            for a in [next(iter(group.values()))]
+        ]
+
+    def nodes(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Batch fields and what the networks publish."""
+        values: dict[str, Tensor] = {}
+        for key, address in self.fields.items():
+            source = batch.get(f"@{address.view}") if address.view else batch
+            if source is None or address.name not in source:
+                raise GraphError(
+                    f"the batch has no '{key}'", name=address.name, exists=[str(k) for k in source or batch]
+                )
+            values[key] = source[address.name]
+        for run in self.runs:
+            run(batch, values)
+        return values
+
+    def run(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """All wanted values, by address."""
+        values = self.nodes(batch)
+        for projector in self.projectors:
+            values[projector.name] = projector.module(**projector.arguments(values))
+        return values
+
+    def learn(self, batch: Mapping[str, Any]) -> None:
+        """Full pass of each network that finds taps overwritten in place and modules that run twice."""
+        with preserved(run.node.encoder for run in self.runs):
+            for run in self.runs:
+                with located(run.id):
+                    run.learn(batch)
+
+    def probe(self, batch: Mapping[str, Any], setup: Callable[[Binding, Mapping[str, Tensor]], None]) -> dict[str, Tensor]:
+        """Run once to learn shapes, calling `setup` on each projector before its first forward. Moves no state."""
+        self.learn(batch)
+        with preserved(run.node.encoder for run in self.runs):
+            values = self.nodes(batch)
+        for projector in self.projectors:
+            with located(projector.where):
+                setup(projector, values)
+                with preserved([projector.module]):
+                    values[projector.name] = projector.module(**projector.arguments(values))
+        return values
+
+    def close(self) -> None:
+        """Take the hooks off the networks."""
+        for run in self.runs:
+            run.recorder.close()
+
+
+@contextlib.contextmanager
+def preserved(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """No gradient inside; buffers and every random generator are as before afterwards."""
+    buffers = [(b, b.clone()) for module in list(modules) for b in module.buffers()]
+    python, numpy = random.getstate(), np.random.get_state()
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=list(devices)):
+            yield
+    finally:
+        for buffer, before in buffers:
+            buffer.copy_(before)
+        random.setstate(python)
+        np.random.set_state(numpy)
+
+
+@contextlib.contextmanager
+def located(where: str) -> Iterator[None]:
+    """Put `where` in front of any error, and turn foreign ones into a `GraphError` that names the place."""
+    try:
+        yield
+    except MmkdError as error:
+        raise error if where in str(error) else error.at(where)
+    except Exception as error:
+        raise GraphError(f"{type(error).__name__}: {error}", where=where) from error

@@ -1,0 +1,354 @@
+"""The training graph: one `nn.Module` that maps a batch to named losses."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from mmkd.components import Critic, Encoder, Loss, Projector, Sample, Schedule, trainable
+from mmkd.errors import GraphError
+from mmkd.graph.binding import Binding
+from mmkd.graph.collate import Collator
+from mmkd.graph.node import Node
+from mmkd.graph.phase import Phase
+from mmkd.graph.plan import Plan, located, preserved
+from mmkd.graph.term import Term
+from mmkd.graph.value import Address, parse
+
+
+@dataclass
+class Scheduled:
+    """An option of a component that follows a schedule."""
+
+    module: nn.Module
+    option: str
+    schedule: Schedule
+
+
+class TrainingGraph(nn.Module):
+    """Maps a batch to `loss` and one `<name>_loss` per term, running only what the losses need.
+
+    Made by `mmkd.build`. In any loop:
+
+        out = graph(batch)
+        out["loss"].backward()
+        optimizer.step()
+        graph.update()          # schedules move on, queues take in the batch
+
+    `train()` never thaws a frozen teacher; `state_dict()` leaves out what is constant.
+
+    Args:
+        nodes: networks with their roles.
+        projectors: projectors as bound.
+        terms: losses as bound, with weights.
+        scheduled: options that follow a schedule.
+        total_steps: length of the run, for schedules.
+        precision: `fp32`, or `bf16` for autocast of networks and projectors; losses are always float32.
+    """
+
+    def __init__(
+        self,
+        nodes: Mapping[str, Node],
+        projectors: Mapping[str, Binding] | None = None,
+        terms: Sequence[Term] = (),
+        scheduled: Sequence[Scheduled] = (),
+        *,
+        total_steps: int = 1,
+        precision: str = "fp32",
+    ) -> None:
+        super().__init__()
+        self.roles, self.bound, self.terms = dict(nodes), dict(projectors or {}), list(terms)
+        self.scheduled, self.total_steps, self.precision = list(scheduled), total_steps, precision
+        self.steps = 0
+        """Optimiser steps applied so far."""
+        self.nodes = nn.ModuleDict({name: node.encoder for name, node in self.roles.items()})
+        self.projectors = nn.ModuleDict({name: b.module for name, b in self.bound.items()})
+        self.losses = nn.ModuleDict({term.name: term.loss for term in self.terms})
+        self.schedules = nn.ModuleList(self._schedules())
+        self.plan = Plan(self.roles, self.bound, self._readers())
+        self.phases: tuple[Phase, ...] = ()
+        self._pending: list[dict[str, dict[str, Any]]] = []
+        for node in self.roles.values():
+            if not node.trained:
+                node.freeze()
+
+    def _schedules(self) -> Iterator[Schedule]:
+        yield from (t.weight for t in self.terms if isinstance(t.weight, Schedule))
+        yield from (s.schedule for s in self.scheduled)
+
+    def _readers(self) -> Iterator[tuple[Address, str]]:
+        for term in self.terms:
+            yield from term.binding.readers()
+            yield from ((a, term.binding.where) for a in (term.mask, term.sample_weight) if a is not None)
+
+    # -- building -----------------------------------------------------------------------------------------------
+
+    def setup(self, example: Mapping[str, Any]) -> Self:
+        """Infer widths from one batch, then declare the phases. Moves no BatchNorm statistics and no RNG state."""
+        self._apply_schedules()
+        with self._autocast():
+            probe = Plan(self.roles, self.bound, self._readers(), probing=True)
+            values = probe.probe(example, _setup)
+            probe.close()
+            self.plan.learn(example)
+        for term in self.terms:
+            with located(term.binding.where):
+                _setup(term.binding, values)
+                with preserved([term.loss]):
+                    term(values)
+        self.phases = tuple(self._phases())
+        self._updated = [b for b in [*self.plan.projectors, *(t.binding for t in self.terms)] if _updates(b.module)]
+        self.widths = {b.name: b.shapes(values) for b in self.plan.projectors}
+        """What each projector was set up with, by port."""
+        self.shapes = {key: tuple(value.shape) for key, value in values.items() if isinstance(value, Tensor)}
+        return self
+
+    def _phases(self) -> Iterator[Phase]:
+        owned: set[int] = set()
+        for term in self.terms:
+            for path, module in term.loss.named_modules():
+                if isinstance(module, Critic):
+                    parameters = tuple(trainable([module]))
+                    owned.update(id(p) for p in parameters)
+                    yield Phase(f"{term.name}.{path}", parameters, module.ascend, module.steps, module.lr, term.name)
+        students = [node.encoder for node in self.roles.values() if node.trained]
+        modules = [*students, *(b.module for b in self.plan.projectors), *self.losses.values(), self.schedules]
+        yield Phase("main", tuple(p for p in trainable(modules) if id(p) not in owned))
+
+    def owner(self, parameter: str) -> str:
+        """Who a parameter of `named_parameters()` belongs to: `student`, `teacher`, `auxiliary` or `critic`."""
+        head, _, rest = parameter.partition(".")
+        if head == "nodes":
+            return "student" if self.roles[rest.partition(".")[0]].trained else "teacher"
+        critics = {id(p) for phase in self.phases if phase.term for p in phase.parameters}
+        return "critic" if id(self.get_parameter(parameter)) in critics else "auxiliary"
+
+    # -- running ------------------------------------------------------------------------------------------------
+
+    def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Losses of one batch; `loss` is their weighted sum, `<name>_loss` each one before its weight."""
+        if len(self.phases) != 1 and torch.is_grad_enabled():
+            raise GraphError(
+                "this graph has critics with optimisers of their own" if self.phases else "the graph has not been set up",
+                exists=[phase.name for phase in self.phases],
+                next="call graph.step(batch, optimizers)" if self.phases else "call graph.setup(example_batch)",
+            )
+        return self._objective(self._values(batch))
+
+    def _values(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        if self.scheduled:
+            self._apply_schedules()
+        if self.precision == "fp32":
+            return self.plan.run(batch)
+        with self._autocast():
+            return self.plan.run(batch)
+
+    def _objective(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        out: dict[str, Tensor] = {}
+        total: Tensor | None = None
+        for term in self.terms:
+            loss = out[f"{term.name}_loss"] = term(values)
+            weight = term.weight_at(self.steps, self.total_steps)
+            weighted = loss if weight == 1.0 else loss * weight
+            total = weighted if total is None else total + weighted
+        if total is None:
+            raise GraphError("the graph has no loss", next="add one under losses:")
+        out["loss"] = total
+        if self._updated and torch.is_grad_enabled():
+            self._pending.append({b.name: _updating(b, values) for b in self._updated})
+        return out
+
+    def values(self, batch: Mapping[str, Any], addresses: Iterable[str], plan: Plan | None = None) -> dict[str, Tensor]:
+        """Any values of the grammar for one batch, by address: `graph.values(batch, ["student.embedding"])`."""
+        plan = plan or self.reading(addresses)
+        with self._autocast():
+            values = plan.run(batch)
+        return {address: values[parse(address).key] for address in addresses}
+
+    def reading(self, addresses: Iterable[str]) -> Plan:
+        """A plan for these values, to be kept where they are read many times."""
+        return Plan(self.roles, self.bound, [(parse(a), a) for a in addresses])
+
+    def step(
+        self,
+        batch: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+        optimizers: Mapping[str, Optimizer],
+        *,
+        max_grad_norm: float | None = None,
+    ) -> dict[str, Tensor]:
+        """One optimiser step: every critic's phase, then the students'; several batches accumulate.
+
+        A step with a non-finite loss or gradient is skipped by the optimiser on the device.
+
+        Args:
+            optimizers: one per phase, by name (`mmkd.engine.optimizer.optimizers(graph, ...)` makes them).
+
+        Returns:
+            The losses of `forward` (means over the batches), `grad_norm` and `finite`, as detached tensors.
+        """
+        batches = [batch] if isinstance(batch, Mapping) else batch
+        *critics, main = self.phases
+        if critics and len(batches) > 1:
+            raise GraphError("critics see whole batches", next="set gradient_accumulation_steps to 1")
+        optimizers["main"].zero_grad(set_to_none=True)
+        sums: dict[str, Tensor] = {}
+        for part in batches:
+            values = self._values(part)
+            for phase in critics:
+                self._critic_phase(phase, values, optimizers[phase.name])
+            with _frozen(p for phase in critics for p in phase.parameters):
+                out = self._objective(values)
+                (out["loss"] / len(batches)).backward()  # type: ignore[no-untyped-call]
+            for name, loss in out.items():
+                share = loss.detach() / len(batches)
+                sums[name] = sums[name] + share if name in sums else share
+        sums["grad_norm"] = _clip(main.parameters, max_grad_norm)
+        sums["finite"] = torch.isfinite(sums["grad_norm"]) & torch.isfinite(sums["loss"])
+        _apply(optimizers["main"], sums["finite"])
+        self.update()
+        return sums
+
+    def _critic_phase(self, phase: Phase, values: Mapping[str, Tensor], optimizer: Optimizer) -> None:
+        term = next(t for t in self.terms if t.name == phase.term)
+        for _ in range(phase.repeats):
+            loss = term(values, detached=True)
+            gradients = torch.autograd.grad(-loss if phase.ascend else loss, phase.parameters, allow_unused=True)
+            for parameter, gradient in zip(phase.parameters, gradients, strict=True):
+                parameter.grad = gradient
+            _apply(optimizer, torch.isfinite(loss.detach()) & torch.isfinite(_clip(phase.parameters, None)))
+
+    def update(self) -> None:
+        """Tell the graph that an optimiser step has been applied: schedules move on, queues take in the batch."""
+        self.steps += 1
+        pending, self._pending = self._pending, []
+        if pending:
+            with torch.no_grad():
+                for binding in self._updated:
+                    parts = [arguments[binding.name] for arguments in pending]
+                    binding.module.update(**_joined(parts))  # type: ignore[operator]
+
+    def _apply_schedules(self) -> None:
+        for item in self.scheduled:
+            setattr(item.module, item.option, item.schedule(self.steps, self.total_steps))
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        if self.precision == "fp32":
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16)
+
+    # -- samples ------------------------------------------------------------------------------------------------
+
+    def collate(self, samples: Sequence[Sample]) -> dict[str, Any]:
+        """Raw samples to a batch for every network."""
+        return Collator(list(self.roles.values()))(samples)
+
+    @property
+    def device(self) -> torch.device:
+        tensor = next(self.parameters(), None)
+        return tensor.device if tensor is not None else torch.device("cpu")
+
+    # -- state --------------------------------------------------------------------------------------------------
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        for node in self.roles.values():
+            if not node.trained:
+                node.encoder.eval()
+        return self
+
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor(self.steps)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.steps = int(state)
+
+    def _constant(self, key: str) -> bool:
+        head, _, rest = key.partition(".")
+        return head == "nodes" and self.roles[rest.partition(".")[0]].constant
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Everything that a run changes: students, train-only parts, buffers; not the constant teachers."""
+        state = super().state_dict(*args, **kwargs)
+        return {key: value for key, value in state.items() if not self._constant(key)}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        result = super().load_state_dict(state_dict, strict=False, assign=assign)
+        missing = [key for key in result.missing_keys if not self._constant(key)]
+        if strict and (missing or result.unexpected_keys):
+            raise GraphError(
+                f"the state does not fit this graph: missing {missing[:5]}, unexpected {result.unexpected_keys[:5]}"
+            )
+        return result
+
+
+def _setup(binding: Binding, values: Mapping[str, Tensor]) -> None:
+    module = binding.module
+    if isinstance(module, Projector | Loss):
+        given = next((t for t in module.parameters()), None)
+        module.setup(**binding.shapes(values))
+        home = next((v.device for v in values.values() if isinstance(v, Tensor)), None)
+        if given is None and home is not None:
+            module.to(home)
+
+
+def _updates(module: nn.Module) -> bool:
+    return isinstance(module, Projector | Loss) and type(module).update not in (Projector.update, Loss.update)
+
+
+def _updating(binding: Binding, values: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The ports that `update` names, detached."""
+    wanted = inspect.signature(type(binding.module).update).parameters  # type: ignore[arg-type]
+    return {
+        port: [v.detach() for v in value] if isinstance(value, list) else value.detach()
+        for port, value in binding.arguments(values, float32=True).items()
+        if port in wanted
+    }
+
+
+def _joined(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The micro-batches of one step as one batch."""
+    if len(parts) == 1:
+        return dict(parts[0])
+    return {
+        port: [torch.cat(column) for column in zip(*(part[port] for part in parts), strict=True)]
+        if isinstance(first, list)
+        else torch.cat([part[port] for part in parts])
+        for port, first in parts[0].items()
+    }
+
+
+def _clip(parameters: Sequence[nn.Parameter], max_norm: float | None) -> Tensor:
+    """The norm of the gradient before it is clipped; non-finite where any element is."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    if not gradients:
+        raise GraphError("no gradient reaches any trained parameter", next="mmkd explain RECIPE shows what is detached")
+    norm = torch.nn.utils.get_total_norm(gradients)
+    if max_norm is not None:
+        torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
+    return norm
+
+
+def _apply(optimizer: Optimizer, finite: Tensor) -> None:
+    """Step on the device only where `finite`, without waiting for it: fused kernels read the flag themselves."""
+    optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
+    optimizer.grad_scale = None  # type: ignore[attr-defined]
+    optimizer.step()
+
+
+@contextlib.contextmanager
+def _frozen(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+    held = list(parameters)
+    for parameter in held:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in held:
+            parameter.requires_grad_(True)

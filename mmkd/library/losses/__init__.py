@@ -1,0 +1,1 @@
+"""Losses that know no modality, one per file."""

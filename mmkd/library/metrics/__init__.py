@@ -1,0 +1,1 @@
+"""Metrics that know no modality, one per file."""

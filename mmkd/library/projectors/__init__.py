@@ -1,0 +1,1 @@
+"""Projectors that know no modality, one per file."""

@@ -1,0 +1,1 @@
+"""Schedules that need nothing but the step, one per file."""

@@ -1,0 +1,225 @@
+"""What plugins declare: one `Entry` a component, collected by a `Registry`, looked up in a `Catalogue`."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mmkd.errors import PluginError
+
+KINDS = ("encoder", "projector", "loss", "schedule", "curator", "metric", "dataset", "recipe")
+"""Kinds of component that exist today, in the order in which they are always listed."""
+
+NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One registered component. `target` is a class, or `module:Class` that is imported on first use;
+    for a recipe it is `module:path/to/recipe.yaml`."""
+
+    kind: str
+    name: str
+    target: Any
+    plugin: str
+    distribution: str = ""
+    version: str = ""
+    paper: str | None = None
+    url: str | None = None
+    needs: tuple[str, ...] = ()
+
+    @property
+    def id(self) -> str:
+        return f"{self.plugin}.{self.name}"
+
+    @property
+    def summary(self) -> str:
+        """First line of the component's docstring (of the recipe's comment), read without importing it."""
+        if not isinstance(self.target, str):
+            lines = (self.target.__doc__ or "").strip().splitlines()
+            return lines[0] if lines else ""
+        text = self.source().read_text(encoding="utf-8")
+        if self.kind == "recipe":
+            match = re.match(r"\s*#\s*(.+)", text)
+        else:
+            qualname = re.escape(self.target.partition(":")[2])
+            match = re.search(rf'^class {qualname}\b[^\n]*:\s*\n\s+r?"""\s*(.+?)\s*(?:"""|\n)', text, re.M)
+        return match.group(1) if match else ""
+
+    def source(self) -> Path:
+        """The file that a lazy target lies in, found without importing more than its top-level package."""
+        module, _, rest = self.target.partition(":")
+        package, *inner = module.split(".")
+        roots = _roots(package)
+        for root in roots:
+            stem = root.joinpath(*inner)
+            paths = [root / rest] if self.kind == "recipe" and not inner else [stem / rest]
+            if self.kind != "recipe":
+                paths = [stem.with_suffix(".py"), stem / "__init__.py"] if inner else [root / "__init__.py"]
+            for path in paths:
+                if path.is_file():
+                    return path
+        raise PluginError(f"{self.kind} '{self.id}' points at {self.target!r}, which does not exist")
+
+    def check(self) -> None:
+        """Raise unless the target exists and is of the right kind, as far as can be seen without importing it."""
+        if not isinstance(self.target, str):
+            self._check_class(self.target)
+            return
+        if not re.fullmatch(r"[\w.]+:\S+", self.target):
+            raise PluginError(f"{self.kind} '{self.id}' has target {self.target!r}, not 'module:Name'")
+        text = self.source().read_text(encoding="utf-8")
+        name = self.target.partition(":")[2]
+        if self.kind != "recipe" and not re.search(rf"\b{re.escape(name)}\b", text):
+            raise PluginError(f"{self.kind} '{self.id}' points at {self.target!r}, but that file has no '{name}'")
+
+    def load(self) -> type:
+        """Import the target and check that it is a component of its kind."""
+        target = self.target
+        if isinstance(target, str):
+            module, _, name = target.partition(":")
+            try:
+                target = getattr(importlib.import_module(module), name)
+            except (ImportError, AttributeError) as error:
+                needs = " ".join(self.needs)
+                raise PluginError(
+                    f"{self.kind} '{self.id}' cannot be imported: {error}",
+                    next=f"pip install {needs}" if needs else f"pip install --force-reinstall {self.distribution}",
+                ) from error
+        self._check_class(target)
+        return target  # type: ignore[no-any-return]
+
+    def _check_class(self, target: Any) -> None:
+        from mmkd import components
+
+        base: type = components.BASES[self.kind] if self.kind != "recipe" else str
+        if not (isinstance(target, type) and issubclass(target, base)):
+            raise PluginError(
+                f"{self.kind} '{self.id}' must be a subclass of mmkd.{base.__name__}"
+                if self.kind != "recipe"
+                else f"recipe '{self.id}' must be given as 'module:path/to/recipe.yaml'",
+                where=f"{self.plugin} ({self.distribution})",
+                next=f"registered was {target!r}",
+            )
+        from mmkd.signature import check_names
+
+        check_names(target, self.id)
+
+
+def _roots(package: str) -> list[Path]:
+    module = sys.modules.get(package)
+    if module is None:
+        spec = importlib.util.find_spec(package)
+        locations: Iterable[str] = (spec.submodule_search_locations or ()) if spec else ()
+    else:
+        locations = getattr(module, "__path__", ())
+    return [Path(p) for p in locations]
+
+
+@dataclass
+class Registry:
+    """Collects what one plugin declares. Ids are `<plugin>.<name>`; the prefix is the host's."""
+
+    plugin: str
+    distribution: str = ""
+    version: str = ""
+    entries: list[Entry] = field(default_factory=list)
+
+    def _add(
+        self, kind: str, name: str, target: Any, paper: str | None, url: str | None, needs: Sequence[str]
+    ) -> None:
+        if not isinstance(name, str) or not NAME.match(name):
+            raise PluginError(f"{kind} name {name!r} must be lower-case letters, digits and underscores")
+        if any(e.kind == kind and e.name == name for e in self.entries):
+            raise PluginError(f"{kind} '{self.plugin}.{name}' is registered twice")
+        entry = Entry(kind, name, target, self.plugin, self.distribution, self.version, paper, url, tuple(needs))
+        entry.check()
+        self.entries.append(entry)
+
+    def encoder(
+        self, name: str, target: Any, *, paper: str | None = None, url: str | None = None, needs: Sequence[str] = ()
+    ) -> None:
+        """Register a component that wraps a network (`mmkd.Encoder`)."""
+        self._add("encoder", name, target, paper, url, needs)
+
+    def projector(
+        self, name: str, target: Any, *, paper: str | None = None, url: str | None = None, needs: Sequence[str] = ()
+    ) -> None:
+        """Register a map from one space to another (`mmkd.Projector`)."""
+        self._add("projector", name, target, paper, url, needs)
+
+    def loss(
+        self, name: str, target: Any, *, paper: str | None = None, url: str | None = None, needs: Sequence[str] = ()
+    ) -> None:
+        """Register a loss (`mmkd.Loss`)."""
+        self._add("loss", name, target, paper, url, needs)
+
+    def schedule(
+        self, name: str, target: Any, *, paper: str | None = None, url: str | None = None, needs: Sequence[str] = ()
+    ) -> None:
+        """Register a function of the step for a number of a recipe (`mmkd.Schedule`)."""
+        self._add("schedule", name, target, paper, url, needs)
+
+    def curator(
+        self, name: str, target: Any, *, paper: str | None = None, url: str | None = None, needs: Sequence[str] = ()
+    ) -> None:
+        """Register a component that decides what is trained on (`mmkd.Curator`)."""
+        self._add("curator", name, target, paper, url, needs)
+
+    def metric(
+        self, name: str, target: Any, *, paper: str | None = None, url: str | None = None, needs: Sequence[str] = ()
+    ) -> None:
+        """Register an evaluation (`mmkd.Metric`)."""
+        self._add("metric", name, target, paper, url, needs)
+
+    def dataset(
+        self, name: str, target: Any, *, paper: str | None = None, url: str | None = None, needs: Sequence[str] = ()
+    ) -> None:
+        """Register a source of raw samples (`mmkd.Dataset`)."""
+        self._add("dataset", name, target, paper, url, needs)
+
+    def recipe(
+        self, name: str, target: str, *, paper: str | None = None, url: str | None = None, needs: Sequence[str] = ()
+    ) -> None:
+        """Register a packaged recipe, `module:path/to/recipe.yaml`, for others to start from."""
+        self._add("recipe", name, target, paper, url, needs)
+
+
+class Catalogue:
+    """Every component of every healthy plugin; asking for one of a broken plugin raises that plugin's error."""
+
+    def __init__(self, entries: Iterable[Entry], broken: dict[str, PluginError]) -> None:
+        self._entries = {(e.kind, e.id): e for e in entries}
+        self._broken = broken
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(sorted(self._entries.values(), key=lambda e: (KINDS.index(e.kind), e.id)))
+
+    def select(self, where: Callable[[Entry], bool]) -> list[Entry]:
+        return [e for e in self if where(e)]
+
+    def get(self, kind: str, id: str, *, where: str = "") -> Entry:
+        """The entry of this kind and id, or an error with the nearest id."""
+        if entry := self._entries.get((kind, id)):
+            return entry
+        plugin = id.partition(".")[0]
+        if plugin in self._broken:
+            raise PluginError(f"plugin '{plugin}' is broken", where=where, next="mmkd plugins") from self._broken[plugin]
+        other = [e for e in self if e.id == id]
+        what = f"'{id}' is a {other[0].kind}, not a {kind}" if other else f"no {kind} '{id}'"
+        ids = [e.id for e in self if e.kind == kind]
+        raise PluginError(what, where=where, name=id, exists=ids, next=f"mmkd list {kind}")
+
+    def find(self, id: str) -> list[Entry]:
+        """All entries with this id, of any kind (`core.linear` is a projector and a schedule)."""
+        if found := [e for e in self if e.id == id]:
+            return found
+        plugin = id.partition(".")[0]
+        if plugin in self._broken:
+            raise self._broken[plugin]
+        raise PluginError(f"no component '{id}'", name=id, exists=sorted({e.id for e in self}), next="mmkd list")

@@ -1,0 +1,1 @@
+"""What a run or a graph looks like: text, pictures, cards."""

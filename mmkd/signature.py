@@ -1,0 +1,150 @@
+"""Options and ports of a component, read from its signatures; options validated by pydantic."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pydantic
+
+from mmkd.components import BASES, kind_of
+from mmkd.errors import MmkdError, PluginError, RecipeError
+
+RESERVED = frozenset({"use", "recipe", "inputs", "like", "weight", "when", "phase", "every", "name", "cache"})
+"""Keys of a recipe that belong to the host and may name neither option nor port."""
+SHARED_PORTS = ("loss", "projector", "metric")
+"""Kinds whose ports are written beside their options, so that the two may not share a name."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One option or port: its annotation and default (`required` where it has none)."""
+
+    name: str
+    annotation: Any
+    default: Any
+    required: bool
+
+    @property
+    def many(self) -> bool:
+        """Whether a port takes a list of values."""
+        return typing.get_origin(self.annotation) in (list, tuple) or self.annotation in (list, tuple)
+
+    @property
+    def nested(self) -> str | None:
+        """The kind of component that an option takes (`image: mmkd.Encoder`), or None."""
+        return _nested_kind(self.annotation)
+
+    @property
+    def type_name(self) -> str:
+        return inspect.formatannotation(self.annotation) if self.annotation is not Any else "Any"
+
+
+@functools.cache
+def options(cls: type) -> dict[str, Parameter]:
+    """Parameters of `__init__`, by name."""
+    return _parameters(cls.__init__) if cls.__init__ is not object.__init__ else {}  # type: ignore[misc]
+
+
+@functools.cache
+def ports(cls: type) -> dict[str, Parameter]:
+    """Parameters of `forward`, by name."""
+    forward = getattr(cls, "forward", None)
+    return _parameters(forward) if forward is not None else {}
+
+
+def _parameters(function: Callable[..., Any]) -> dict[str, Parameter]:
+    try:
+        hints = typing.get_type_hints(function, include_extras=True)  # Annotated constraints are pydantic's
+    except NameError:  # annotations that exist for the type checker only
+        hints = {}
+    found = {}
+    for p in list(inspect.signature(function).parameters.values())[1:]:
+        if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
+            required = p.default is p.empty
+            found[p.name] = Parameter(p.name, hints.get(p.name, Any), None if required else p.default, required)
+    return found
+
+
+def check_names(cls: type, id: str) -> None:
+    """Raise where an option or port takes a reserved name, or one name is both."""
+    kind = kind_of(cls)
+    named = {"option": options(cls), "port": ports(cls) if kind in SHARED_PORTS else {}}
+    for what, parameters in named.items():
+        for name in parameters:
+            if name in RESERVED and not (what == "port" and kind == "projector" and name == "like"):
+                raise PluginError(f"{what} '{name}' of '{id}' is a reserved key", exists=sorted(RESERVED))
+    for name in named["option"].keys() & named["port"].keys():
+        raise PluginError(f"'{name}' of '{id}' is both an option and a port")
+
+
+def construct(cls: type, given: Mapping[str, Any], build: Callable[[str, Any, str], Any], where: str) -> Any:
+    """Build a component from a recipe's options.
+
+    Args:
+        given: options by name; one annotated with a kind (`image: mmkd.Encoder`) is a nested component.
+        build: makes a nested component from (kind, its recipe, its place).
+        where: place in the recipe, for errors.
+    """
+    known = options(cls)
+    for name in given:
+        if name not in known:
+            raise RecipeError(
+                f"unknown option '{name}' of {cls.__name__}", where=f"{where}.{name}", name=name, exists=list(known)
+            )
+    values = dict(given)
+    for name, value in given.items():
+        kind = known[name].nested
+        if kind and isinstance(value, Mapping) and "use" in value:
+            values[name] = build(kind, value, f"{where}.{name}")
+        elif kind and isinstance(value, list):
+            values[name] = [build(kind, item, f"{where}.{name}.{i}") for i, item in enumerate(value)]
+    checked = validate(cls, values, where)
+    try:
+        return cls(**checked)
+    except MmkdError as error:
+        raise error.at(where) from error.__cause__
+    except Exception as error:
+        raise RecipeError(f"{cls.__name__} refused its options: {error}", where=where) from error
+
+
+def validate(cls: type, values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Check option values against their annotations; returns the values that were given, converted."""
+    model = _model(cls)
+    try:
+        checked = model(**values)
+    except pydantic.ValidationError as error:
+        raise RecipeError(first_error(error, where).what, where=first_error(error, where).where) from None
+    return {name: getattr(checked, name) for name in values}
+
+
+def first_error(error: pydantic.ValidationError, where: str) -> RecipeError:
+    """The first complaint of pydantic as an error of ours, with its place in the recipe."""
+    detail = error.errors(include_url=False)[0]
+    place = ".".join([where, *(str(part) for part in detail["loc"] if not str(part).startswith("function-"))])
+    shown = repr(detail.get("input"))
+    message = detail["msg"][0].lower() + detail["msg"][1:]
+    if detail["type"] == "missing":
+        return RecipeError("is required", where=place)
+    return RecipeError(f"{message}, not {shown if len(shown) < 80 else shown[:77] + '...'}", where=place)
+
+
+@functools.cache
+def _model(cls: type) -> type[pydantic.BaseModel]:
+    fields: dict[str, Any] = {
+        name: (p.annotation, ... if p.required else p.default) for name, p in options(cls).items()
+    }
+    config = pydantic.ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False, extra="forbid", protected_namespaces=())
+    return pydantic.create_model(cls.__name__, __config__=config, **fields)
+
+
+def _nested_kind(annotation: Any) -> str | None:
+    """The kind named by an annotation such as `mmkd.Encoder`, `Encoder | None` or `list[Encoder]`."""
+    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
+        return next((kind for kind, base in BASES.items() if annotation is base), None)
+    return next((kind for inner in typing.get_args(annotation) if (kind := _nested_kind(inner))), None)

@@ -1,0 +1,207 @@
+"""The parts of a recipe: components with their options and ports, data, training and evaluation."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import pydantic
+from pydantic import AfterValidator, ConfigDict, Discriminator, Field, Tag
+from pydantic_core import PydanticCustomError
+
+RESERVED = frozenset({"use", "recipe", "inputs", "like", "weight", "when", "phase", "every", "name", "cache"})
+"""Keys that belong to the host; where one has no meaning it is an error, never an option or a port."""
+
+
+def check_id(value: str) -> str:
+    """The id of a registered component, or a ValueError that says what an id looks like."""
+    if ":" in value:
+        raise ValueError("recipes hold registered ids only ('plugin.name'), never a module or a class to import")
+    if not re.fullmatch(r"[a-z][a-z0-9_]*\.[a-z][a-z0-9_]*", value):
+        raise ValueError("an id is 'plugin.name', in lower-case letters, digits and underscores")
+    return value
+
+
+def check_name(value: str) -> str:
+    """A name of the user's choice, or a ValueError that says what a name looks like."""
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", value):
+        raise ValueError("a name is lower-case letters, digits and underscores, and starts with a letter")
+    return value
+
+
+Id = Annotated[str, AfterValidator(check_id)]
+Name = Annotated[str, AfterValidator(check_name)]
+Count = Annotated[int, Field(ge=1)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class Spec(pydantic.BaseModel):
+    """A part of a recipe: frozen, strictly typed, and closed to keys it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, data: Any) -> Any:
+        if isinstance(data, Mapping):
+            closed = cls.model_config.get("extra") == "forbid"
+            for key in data:
+                if key not in cls.model_fields and (closed or key in RESERVED):
+                    exists = {"name": str(key), "exists": list(cls.model_fields)}
+                    raise PydanticCustomError("unknown_key", "unknown key", exists)
+        return data
+
+    @pydantic.model_serializer(mode="wrap")
+    def _without_absent(self, handler: pydantic.SerializerFunctionWrapHandler) -> dict[str, Any]:
+        absent = self._absent()
+        return {key: value for key, value in handler(self).items() if key not in absent}
+
+    def _absent(self) -> set[str]:
+        """Keys that need not be written, since nothing is there."""
+        return {name for name in type(self).model_fields if getattr(self, name) in (None, {}, [])}
+
+
+class Component(Spec):
+    """A registered component. Every key that is not the host's is one of its options or ports."""
+
+    model_config = ConfigDict(extra="allow")
+
+    use: Id
+    """Id of the component, `plugin.name`; `mmkd list` shows them."""
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Options and ports as they were given; nested components are still plain maps."""
+        return dict(self.__pydantic_extra__ or {})
+
+
+Number = Annotated[
+    Annotated[Finite, Tag("number")] | Annotated[Component, Tag("schedule")],
+    Discriminator(lambda value: "schedule" if isinstance(value, Mapping | Component) else "number"),
+]
+"""A finite number, or a schedule that gives it: `{use: core.cosine, start: 1.0, end: 0.1}`."""
+
+Components = Annotated[
+    Annotated[Component, Tag("one")] | Annotated[dict[Name, Component], Tag("several")],
+    Discriminator(lambda value: "several" if isinstance(value, Mapping) and "use" not in value else "one"),
+]
+"""One component, or several by name."""
+
+
+class Node(Spec):
+    """A network of the graph: an encoder and its options."""
+
+    model_config = ConfigDict(extra="allow")
+
+    use: Id | None = None
+    """Id of the encoder; without it the network is handed in from Python, `nodes={"teacher": ...}`."""
+    inputs: dict[str, str] = {}
+    """Batch fields that the encoder's ports read instead of those of their own name: `image: batch.thermal`."""
+    cache: Literal["memory"] | None = None
+    """Compute the outputs of this constant network once over the un-augmented training set and keep them."""
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Options of the encoder as they were given; nested components are still plain maps."""
+        return dict(self.__pydantic_extra__ or {})
+
+
+class ProjectorSpec(Component):
+    """A projector, its ports and its options."""
+
+    like: str | list[str] | None = None
+    """Value whose shape the projector must produce."""
+
+
+class LossSpec(Component):
+    """A loss, its ports and its options."""
+
+    weight: Number = 1.0
+    """Factor in front of the loss: a number or a schedule."""
+    mask: str | None = None
+    """Value that is true where a sample or token counts."""
+    sample_weight: str | None = None
+    """Value with one factor per sample."""
+
+
+class Evaluation(Component):
+    """A metric, its ports and its options."""
+
+    every: Count | None = None
+    """Evaluate after every so many steps too, not only at the end."""
+    name: Name | None = None
+    """Name of the scores in the results; the metric's own name unless given."""
+
+    @property
+    def title(self) -> str:
+        """Name of the scores in the results."""
+        return self.name or self.use.partition(".")[2]
+
+
+class Data(Spec):
+    """What is trained and evaluated on."""
+
+    train: Component | None = None
+    """Dataset to train on."""
+    eval: Components | None = None
+    """Dataset to evaluate on, or several by name."""
+    curators: list[Component] = []
+    """Changes to raw samples (augmentation), in order, before any network's own transform."""
+    batch_size: Count = 64
+    """Samples per optimiser step, over all processes and accumulation steps."""
+    eval_batch_size: Count | None = None
+    """Samples per batch in evaluation; `batch_size` unless given."""
+    workers: Annotated[int, Field(ge=0)] = 0
+    """Processes that load samples; 0 loads them in the training process."""
+
+    def eval_sets(self) -> dict[str, Component]:
+        """Evaluation datasets by name; a single one is called `eval`."""
+        if self.eval is None or isinstance(self.eval, Component):
+            return {"eval": self.eval} if self.eval else {}
+        return dict(self.eval)
+
+
+class Train(Spec):
+    """Budget, optimiser and bookkeeping of the training loop."""
+
+    steps: Count | None = None
+    """Optimiser steps to take; either this or `epochs`."""
+    epochs: Count | None = None
+    """Passes over the training set; either this or `steps`."""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    """Optimiser of the trained networks and projectors."""
+    lr: Annotated[Finite, Field(gt=0)] = 1e-3
+    """Peak learning rate."""
+    weight_decay: Annotated[Finite, Field(ge=0)] = 0.0
+    """Decoupled weight decay of adamw, L2 penalty of sgd."""
+    momentum: Annotated[Finite, Field(ge=0, lt=1)] = 0.9
+    """Momentum of sgd."""
+    betas: Annotated[list[Annotated[Finite, Field(ge=0, lt=1)]], Field(min_length=2, max_length=2)] = [0.9, 0.999]
+    """Averaging coefficients of adamw."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    """Steps over which the learning rate rises linearly from zero."""
+    lr_schedule: Literal["cosine", "constant"] = "cosine"
+    """Course of the learning rate after the warm-up."""
+    gradient_accumulation_steps: Count = 1
+    """Batches whose gradients are averaged into one optimiser step."""
+    max_grad_norm: Annotated[Finite, Field(gt=0)] | None = None
+    """Norm to which gradients are clipped."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Arithmetic of the forward pass; weights stay fp32."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Seed of initialisation, data order and augmentation."""
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
+    """Where to run: `auto`, `cpu`, `mps`, `cuda` or `cuda:1`."""
+    log_every: Count = 50
+    """Steps between two log lines."""
+    checkpoint_every: Count | None = None
+    """Steps between two checkpoints; only the end is saved unless given."""
+    eval_every: Count | None = None
+    """Steps between two evaluations; an evaluation's own `every` takes precedence."""
+
+    @pydantic.model_validator(mode="after")
+    def _one_budget(self) -> Train:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give exactly one of 'steps' and 'epochs'")
+        return self
