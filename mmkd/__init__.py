@@ -12,7 +12,7 @@ from mmkd.hookspecs import hookimpl
 from mmkd.registry import Registry
 
 if TYPE_CHECKING:
-    from mmkd.build import build as build
+    from mmkd.compose import build as build
     from mmkd.components import (
         Critic as Critic,
         Curator as Curator,
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
         Schedule as Schedule,
         critic as critic,
     )
-    from mmkd.distill import distill as distill, evaluate as evaluate
+    from mmkd.run import distill as distill, evaluate as evaluate
+    from mmkd.engine.optimizer import optimizers as optimizers
     from mmkd.errors import MmkdError as MmkdError
     from mmkd.export import from_pretrained as from_pretrained
     from mmkd.graph.training_graph import TrainingGraph as TrainingGraph
@@ -35,15 +36,16 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "build": "mmkd.build",
-    "distill": "mmkd.distill",
-    "evaluate": "mmkd.distill",
+    "build": "mmkd.compose",
+    "distill": "mmkd.run",
+    "evaluate": "mmkd.run",
     "from_pretrained": "mmkd.export",
     "TrainingGraph": "mmkd.graph.training_graph",
     "wrap": "mmkd.graph.wrap",
     "Recipe": "mmkd.recipe",
     "load_recipe": "mmkd.recipe",
     "MmkdError": "mmkd.errors",
+    "optimizers": "mmkd.engine.optimizer",
     **dict.fromkeys(
         ["Critic", "Curator", "Dataset", "Encoder", "Loss", "Metric", "Projector", "Sample", "Schedule", "critic"],
         "mmkd.components",

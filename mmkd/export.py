@@ -14,7 +14,8 @@ from torch import nn
 
 import mmkd
 from mmkd import plugins
-from mmkd.build import Maker
+from mmkd.compose import Maker
+from mmkd.engine import checkpoint
 from mmkd.errors import MmkdError, TrainingError
 from mmkd.graph.node import Node
 from mmkd.graph.training_graph import TrainingGraph
@@ -46,7 +47,7 @@ def export(graph: TrainingGraph, recipe: Recipe, folder: Path, card: str) -> Pat
     config["plugins"] = {p.id: f"{p.distribution} {p.version}" for p in plugins.host().plugins if p.id in _used(config)}
     state = graph.state_dict()
     kept = tuple(f"nodes.{name}." for name in config["nodes"]) + tuple(f"projectors.{name}." for name in config["projectors"])
-    tensors = {key: value.detach().cpu().contiguous() for key, value in state.items() if key.startswith(kept)}
+    tensors = checkpoint.distinct({key: value for key, value in state.items() if key.startswith(kept)})
     aside = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
@@ -127,10 +128,10 @@ def from_pretrained(path: str | Path, *, nodes: Mapping[str, nn.Module] | None =
         module: Any = bound[name].module
         module.setup(**{port: _shape(shape) for port, shape in entry["shapes"].items()})
     graph = TrainingGraph(built, bound)
-    graph.load_state_dict(tensors, strict=False)
-    absent = [k for k in graph.state_dict() if k not in tensors and k != "_extra_state"]
-    if absent or tensors.keys() - graph.state_dict().keys():
-        raise TrainingError(f"model.safetensors does not fit config.json: missing {absent[:5]}", where=str(folder))
+    try:
+        graph.load_state_dict({"_extra_state": torch.tensor(0), **tensors})
+    except (MmkdError, RuntimeError) as error:
+        raise TrainingError(f"model.safetensors does not fit config.json: {error}", where=str(folder)) from error
     graph.requires_grad_(False)
     return graph.eval()
 

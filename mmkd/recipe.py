@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pydantic
 
@@ -42,14 +42,14 @@ class Recipe(Spec):
     losses: dict[Name, LossSpec]
     """Losses by name; each is logged as `<name>_loss`."""
     data: Data = Data()
-    """What is trained and evaluated on."""
+    """Datasets, augmentation and batch sizes."""
     train: Train = pydantic.Field(default_factory=Train.model_construct)
     """Budget, optimiser and bookkeeping of the training loop; without it the graph is for a loop of your own."""
     evaluate: list[Evaluation] = pydantic.Field(default_factory=list)
     """Metrics of the trained student, beside the teacher's and the baseline's."""
     baseline: dict[str, Any] | None = None
     """Changes that make the run without a teacher: `losses` replaces the losses, the rest merges."""
-    export: list[Name] | None = None
+    export: Annotated[list[Name], pydantic.Field(min_length=1)] | None = None
     """Networks and projectors of the exported model; the students unless given."""
 
     @pydantic.model_validator(mode="after")

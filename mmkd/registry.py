@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -11,9 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from mmkd.errors import PluginError
+from mmkd.isolation import isolated
 
 KINDS = ("encoder", "projector", "loss", "schedule", "curator", "metric", "dataset", "recipe")
 """Kinds of component that exist today, in the order in which they are always listed."""
+
+RESERVED = frozenset({"use", "recipe", "inputs", "like", "weight", "when", "phase", "every", "name", "cache"})
+"""Keys of a recipe that belong to the host and may name neither option nor port."""
 
 NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
 
@@ -48,23 +53,25 @@ class Entry:
             match = re.match(r"\s*#\s*(.+)", text)
         else:
             qualname = re.escape(self.target.partition(":")[2])
-            match = re.search(rf'^class {qualname}\b[^\n]*:\s*\n\s+r?"""\s*(.+?)\s*(?:"""|\n)', text, re.M)
+            match = re.search(rf'^class {qualname}\b[^:]*:[^\n]*\n\s+[rR]?"""\s*(.+?)\s*(?:"""|\n)', text, re.M)
         return match.group(1) if match else ""
 
     def source(self) -> Path:
         """The file that a lazy target lies in, found without importing more than its top-level package."""
         module, _, rest = self.target.partition(":")
         package, *inner = module.split(".")
-        roots = _roots(package)
-        for root in roots:
-            stem = root.joinpath(*inner)
-            paths = [root / rest] if self.kind == "recipe" and not inner else [stem / rest]
-            if self.kind != "recipe":
-                paths = [stem.with_suffix(".py"), stem / "__init__.py"] if inner else [root / "__init__.py"]
-            for path in paths:
-                if path.is_file():
-                    return path
-        raise PluginError(f"{self.kind} '{self.id}' points at {self.target!r}, which does not exist")
+        folders, file = _places(package)
+        if self.kind == "recipe":
+            paths = [folder.joinpath(*inner, rest) for folder in folders]
+        elif inner:
+            stems = [folder.joinpath(*inner) for folder in folders]
+            paths = [path for stem in stems for path in (stem.with_name(f"{stem.name}.py"), stem / "__init__.py")]
+        else:
+            paths = [file] if file else []
+        for path in paths:
+            if path.is_file():
+                return path
+        raise PluginError(f"{self.kind} '{self.id}' points at '{self.target}', which does not exist")
 
     def check(self) -> None:
         """Raise unless the target exists and is of the right kind, as far as can be seen without importing it."""
@@ -72,11 +79,12 @@ class Entry:
             self._check_class(self.target)
             return
         if not re.fullmatch(r"[\w.]+:\S+", self.target):
-            raise PluginError(f"{self.kind} '{self.id}' has target {self.target!r}, not 'module:Name'")
+            form = "module:path/to/recipe.yaml" if self.kind == "recipe" else "module:Class"
+            raise PluginError(f"{self.kind} '{self.id}' points at '{self.target}', which is not of the form '{form}'")
         text = self.source().read_text(encoding="utf-8")
         name = self.target.partition(":")[2]
         if self.kind != "recipe" and not re.search(rf"\b{re.escape(name)}\b", text):
-            raise PluginError(f"{self.kind} '{self.id}' points at {self.target!r}, but that file has no '{name}'")
+            raise PluginError(f"{self.kind} '{self.id}' points at '{self.target}', but that file has no '{name}'")
 
     def load(self) -> type:
         """Import the target and check that it is a component of its kind."""
@@ -84,41 +92,40 @@ class Entry:
         if isinstance(target, str):
             module, _, name = target.partition(":")
             try:
-                target = getattr(importlib.import_module(module), name)
-            except (ImportError, AttributeError) as error:
-                needs = " ".join(self.needs)
+                with isolated():
+                    target = getattr(importlib.import_module(module), name)
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # a module may raise anything, SystemExit included
+                reinstall = f"pip install --force-reinstall --no-deps {self.distribution}"
                 raise PluginError(
-                    f"{self.kind} '{self.id}' cannot be imported: {error}",
-                    next=f"pip install {needs}" if needs else f"pip install --force-reinstall {self.distribution}",
+                    f"{self.kind} '{self.id}' cannot be imported: {type(error).__name__}: {error}",
+                    next=f"pip install {' '.join(self.needs)}" if self.needs else reinstall,
                 ) from error
         self._check_class(target)
         return target  # type: ignore[no-any-return]
 
     def _check_class(self, target: Any) -> None:
-        from mmkd import components
-
-        base: type = components.BASES[self.kind] if self.kind != "recipe" else str
+        if self.kind == "recipe":
+            raise PluginError(f"recipe '{self.id}' must be given as 'module:path/to/recipe.yaml', not as {target!r}")
+        components = sys.modules.get("mmkd.components")  # not imported: then nothing can derive from it either
+        base = components.BASES[self.kind] if components else ()
         if not (isinstance(target, type) and issubclass(target, base)):
-            raise PluginError(
-                f"{self.kind} '{self.id}' must be a subclass of mmkd.{base.__name__}"
-                if self.kind != "recipe"
-                else f"recipe '{self.id}' must be given as 'module:path/to/recipe.yaml'",
-                where=f"{self.plugin} ({self.distribution})",
-                next=f"registered was {target!r}",
-            )
+            shown = f"the class {target.__name__}" if isinstance(target, type) else repr(target)
+            raise PluginError(f"{self.kind} '{self.id}' must be a subclass of mmkd.{self.kind.title()}, not {shown}")
         from mmkd.signature import check_names
 
         check_names(target, self.id)
 
 
-def _roots(package: str) -> list[Path]:
-    module = sys.modules.get(package)
-    if module is None:
-        spec = importlib.util.find_spec(package)
-        locations: Iterable[str] = (spec.submodule_search_locations or ()) if spec else ()
+def _places(package: str) -> tuple[list[Path], Path | None]:
+    """Folders of a top-level package and the file of its own code, found without importing it."""
+    if module := sys.modules.get(package):
+        folders, file = getattr(module, "__path__", ()), getattr(module, "__file__", None)
     else:
-        locations = getattr(module, "__path__", ())
-    return [Path(p) for p in locations]
+        spec = importlib.util.find_spec(package)
+        folders, file = (spec.submodule_search_locations or (), spec.origin) if spec else ((), None)
+    return [Path(folder) for folder in folders], Path(file) if file else None
 
 
 @dataclass
@@ -130,14 +137,13 @@ class Registry:
     version: str = ""
     entries: list[Entry] = field(default_factory=list)
 
-    def _add(
-        self, kind: str, name: str, target: Any, paper: str | None, url: str | None, needs: Sequence[str]
-    ) -> None:
+    def _add(self, kind: str, name: str, target: Any, paper: str | None, url: str | None, needs: Sequence[str]) -> None:
         if not isinstance(name, str) or not NAME.match(name):
             raise PluginError(f"{kind} name {name!r} must be lower-case letters, digits and underscores")
         if any(e.kind == kind and e.name == name for e in self.entries):
             raise PluginError(f"{kind} '{self.plugin}.{name}' is registered twice")
-        entry = Entry(kind, name, target, self.plugin, self.distribution, self.version, paper, url, tuple(needs))
+        packages = (needs,) if isinstance(needs, str) else tuple(needs)
+        entry = Entry(kind, name, target, self.plugin, self.distribution, self.version, paper, url, packages)
         entry.check()
         self.entries.append(entry)
 
@@ -207,11 +213,12 @@ class Catalogue:
         """The entry of this kind and id, or an error with the nearest id."""
         if entry := self._entries.get((kind, id)):
             return entry
-        plugin = id.partition(".")[0]
-        if plugin in self._broken:
-            raise PluginError(f"plugin '{plugin}' is broken", where=where, next="mmkd plugins") from self._broken[plugin]
+        self._check_plugin(id, where)
         other = [e for e in self if e.id == id]
+        plugin = id.partition(".")[0]
         what = f"'{id}' is a {other[0].kind}, not a {kind}" if other else f"no {kind} '{id}'"
+        if plugin not in {e.plugin for e in self}:
+            what += f", since no plugin '{plugin}' is installed"
         ids = [e.id for e in self if e.kind == kind]
         raise PluginError(what, where=where, name=id, exists=ids, next=f"mmkd list {kind}")
 
@@ -219,7 +226,11 @@ class Catalogue:
         """All entries with this id, of any kind (`core.linear` is a projector and a schedule)."""
         if found := [e for e in self if e.id == id]:
             return found
-        plugin = id.partition(".")[0]
-        if plugin in self._broken:
-            raise self._broken[plugin]
+        self._check_plugin(id)
         raise PluginError(f"no component '{id}'", name=id, exists=sorted({e.id for e in self}), next="mmkd list")
+
+    def _check_plugin(self, id: str, where: str = "") -> None:
+        """Raise the error of the plugin that `id` belongs to, where it has one."""
+        if error := self._broken.get(id.partition(".")[0]):
+            place = f"{where}: {error.where}" if where else error.where
+            raise PluginError(error.what, where=place, exists=error.exists, next=error.next) from error

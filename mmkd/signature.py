@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
+import re
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -14,9 +14,8 @@ import pydantic
 
 from mmkd.components import BASES, kind_of
 from mmkd.errors import MmkdError, PluginError, RecipeError
+from mmkd.registry import RESERVED
 
-RESERVED = frozenset({"use", "recipe", "inputs", "like", "weight", "when", "phase", "every", "name", "cache"})
-"""Keys of a recipe that belong to the host and may name neither option nor port."""
 SHARED_PORTS = ("loss", "projector", "metric")
 """Kinds whose ports are written beside their options, so that the two may not share a name."""
 
@@ -31,9 +30,14 @@ class Parameter:
     required: bool
 
     @property
+    def plain(self) -> Any:
+        """The annotation without its constraints."""
+        return self.annotation.__origin__ if typing.get_origin(self.annotation) is typing.Annotated else self.annotation
+
+    @property
     def many(self) -> bool:
         """Whether a port takes a list of values."""
-        return typing.get_origin(self.annotation) in (list, tuple) or self.annotation in (list, tuple)
+        return typing.get_origin(self.plain) in (list, tuple) or self.plain in (list, tuple)
 
     @property
     def nested(self) -> str | None:
@@ -42,16 +46,21 @@ class Parameter:
 
     @property
     def type_name(self) -> str:
-        return inspect.formatannotation(self.annotation) if self.annotation is not Any else "Any"
+        """The annotation as a reader writes it, with its constraints: `float (gt=0)`."""
+        if self.annotation is Any:
+            return "Any"
+        metadata = getattr(self.annotation, "__metadata__", ())
+        bounds = [bound for item in metadata for bound in getattr(item, "metadata", [item])]
+        shown = ", ".join(repr(bound).partition("(")[2].removesuffix(")") for bound in bounds)
+        name = re.sub(r"\b[\w.]+\.(?=\w)", "", inspect.formatannotation(self.plain))
+        return name + (f" ({shown})" if shown else "")
 
 
-@functools.cache
 def options(cls: type) -> dict[str, Parameter]:
     """Parameters of `__init__`, by name."""
     return _parameters(cls.__init__) if cls.__init__ is not object.__init__ else {}  # type: ignore[misc]
 
 
-@functools.cache
 def ports(cls: type) -> dict[str, Parameter]:
     """Parameters of `forward`, by name."""
     forward = getattr(cls, "forward", None)
@@ -59,16 +68,23 @@ def ports(cls: type) -> dict[str, Parameter]:
 
 
 def _parameters(function: Callable[..., Any]) -> dict[str, Parameter]:
-    try:
-        hints = typing.get_type_hints(function, include_extras=True)  # Annotated constraints are pydantic's
-    except NameError:  # annotations that exist for the type checker only
-        hints = {}
     found = {}
     for p in list(inspect.signature(function).parameters.values())[1:]:
         if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
             required = p.default is p.empty
-            found[p.name] = Parameter(p.name, hints.get(p.name, Any), None if required else p.default, required)
+            annotation = _annotation(function, p.annotation) if p.annotation is not p.empty else Any
+            found[p.name] = Parameter(p.name, annotation, None if required else p.default, required)
     return found
+
+
+def _annotation(function: Callable[..., Any], annotation: Any) -> Any:
+    """The annotation with names and constraints resolved; Any where a name exists for the type checker only."""
+    holder = types.SimpleNamespace(__annotations__={"it": annotation})
+    scope = getattr(inspect.unwrap(function), "__globals__", {})
+    try:
+        return typing.get_type_hints(holder, globalns=scope, include_extras=True)["it"]
+    except NameError:
+        return Any
 
 
 def check_names(cls: type, id: str) -> None:
@@ -120,7 +136,7 @@ def validate(cls: type, values: Mapping[str, Any], where: str) -> dict[str, Any]
         checked = model(**values)
     except pydantic.ValidationError as error:
         raise RecipeError(first_error(error, where).what, where=first_error(error, where).where) from None
-    return {name: getattr(checked, name) for name in values}
+    return {name: getattr(checked, f"option_{name}") for name in values}
 
 
 def first_error(error: pydantic.ValidationError, where: str) -> RecipeError:
@@ -134,12 +150,14 @@ def first_error(error: pydantic.ValidationError, where: str) -> RecipeError:
     return RecipeError(f"{message}, not {shown if len(shown) < 80 else shown[:77] + '...'}", where=place)
 
 
-@functools.cache
 def _model(cls: type) -> type[pydantic.BaseModel]:
-    fields: dict[str, Any] = {
-        name: (p.annotation, ... if p.required else p.default) for name, p in options(cls).items()
+    fields: dict[str, Any] = {  # prefixed, so that an option may be called `copy` or `schema`
+        f"option_{name}": (p.annotation, pydantic.Field(... if p.required else p.default, alias=name))
+        for name, p in options(cls).items()
     }
-    config = pydantic.ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False, extra="forbid", protected_namespaces=())
+    config = pydantic.ConfigDict(
+        arbitrary_types_allowed=True, allow_inf_nan=False, extra="forbid", protected_namespaces=()
+    )
     return pydantic.create_model(cls.__name__, __config__=config, **fields)
 
 

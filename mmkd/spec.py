@@ -10,8 +10,7 @@ import pydantic
 from pydantic import AfterValidator, ConfigDict, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
-RESERVED = frozenset({"use", "recipe", "inputs", "like", "weight", "when", "phase", "every", "name", "cache"})
-"""Keys that belong to the host; where one has no meaning it is an error, never an option or a port."""
+from mmkd.registry import RESERVED
 
 
 def check_id(value: str) -> str:
@@ -59,7 +58,10 @@ class Spec(pydantic.BaseModel):
 
     def _absent(self) -> set[str]:
         """Keys that need not be written, since nothing is there."""
-        return {name for name in type(self).model_fields if getattr(self, name) in (None, {}, [])}
+        fields = type(self).model_fields.items()
+        defaults = {name: field.get_default(call_default_factory=True, validated_data={}) for name, field in fields}
+        empty = {name: default for name, default in defaults.items() if default in (None, {}, [])}
+        return {name for name, default in empty.items() if getattr(self, name) == default}
 
 
 class Component(Spec):

@@ -29,6 +29,10 @@ def explain(error: pydantic.ValidationError, data: Any) -> RecipeError:
             exists = re.findall(r"'([^']*)'", context["expected"])
             what = f"cannot be {shown(detail['input'])}"
             return RecipeError(what, where=".".join(place), name=str(detail["input"]), exists=exists)
+        case "too_short":
+            what = f"must have a length of at least {context['min_length']}"
+        case "too_long":
+            what = f"must have a length of at most {context['max_length']}"
         case "value_error":
             what = f"{context['error']}"
         case kind if kind in _KINDS:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
@@ -41,8 +41,6 @@ def _tag(name: str) -> str:
 class _Loader(yaml.SafeLoader):
     """SafeLoader without the types that are not plain data."""
 
-    yaml_implicit_resolvers: ClassVar = {}
-    yaml_constructors: ClassVar = {}
     depth = 0
 
     def compose_node(self, parent: Node | None, index: int) -> Node | None:
@@ -79,6 +77,7 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
+_Loader.yaml_implicit_resolvers, _Loader.yaml_constructors = {}, {}
 for _name, _pattern, _first in _RESOLVERS:
     _Loader.add_implicit_resolver(_tag(_name), _pattern, list(_first))
     _Dumper.add_implicit_resolver(_tag(_name), _pattern, list(_first))

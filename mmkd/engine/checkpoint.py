@@ -31,7 +31,7 @@ def save(
     aside = folder / f".checkpoint-{graph.steps}.part"
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    save_file({k: v.detach().cpu().contiguous() for k, v in graph.state_dict().items()}, aside / "graph.safetensors")
+    save_file(distinct(graph.state_dict()), aside / "graph.safetensors")
     tensors, scalars = _flatten({name: optimizer.state_dict()["state"] for name, optimizer in optimizers.items()})
     save_file({**tensors, **_random_state()}, aside / "state.safetensors")
     document = {"format": FORMAT, "step": graph.steps, "optimizers": scalars, "python_random": random.getstate(), **state}
@@ -46,6 +46,18 @@ def save(
         if old != target:
             shutil.rmtree(old)
     return target
+
+
+def distinct(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state on the CPU with each tensor once: tied weights keep their first name."""
+    seen: set[tuple[int, torch.Size]] = set()
+    kept = {}
+    for key, value in state.items():
+        place = (value.data_ptr(), value.shape)
+        if place not in seen or not value.numel():
+            kept[key] = value.detach().cpu().contiguous()
+        seen.add(place)
+    return kept
 
 
 def write_json(path: Path, document: Mapping[str, Any]) -> None:
@@ -107,11 +119,12 @@ def _unflatten(name: str, tensors: Mapping[str, Tensor], scalars: Mapping[str, A
 
 
 def _random_state() -> dict[str, Tensor]:
-    kind, keys, position, has_gauss, cached = np.random.get_state()
-    assert kind == "MT19937"
-    numpy = np.concatenate([keys.astype(np.float64), [position, has_gauss, cached]])
+    legacy = np.random.get_state(legacy=False)
+    assert isinstance(legacy, dict) and legacy["bit_generator"] == "MT19937"
+    inner = legacy["state"]
+    numpy = np.concatenate([inner["key"].astype(np.float64), [inner["pos"], legacy["has_gauss"], legacy["gauss"]]])
     state = {"rng.torch": torch.get_rng_state(), "rng.numpy": torch.from_numpy(numpy)}
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_available():
         state["rng.cuda"] = torch.cuda.get_rng_state()
     return state
 

@@ -91,7 +91,7 @@ def train_loader(data: Curated, order: Order, collator: Collator, workers: int, 
         collate_fn=collator,
         num_workers=workers,
         pin_memory=pin,
-        persistent_workers=False,
+        generator=torch.Generator().manual_seed(data.seed),  # leaves the global generator to the networks
         multiprocessing_context="fork" if workers else None,
     )
 

@@ -29,7 +29,7 @@ class Guard:
         flag = out["finite"]
         if flag.is_cuda:
             flag = flag.to("cpu", non_blocking=True)
-            event = torch.cuda.Event()
+            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             event.record()
         self._pending.append((step, out, flag, event))
         self.drain(wait=False)
@@ -38,7 +38,7 @@ class Guard:
         """Look at all flags, or at those that have arrived."""
         while self._pending:
             step, out, flag, event = self._pending[0]
-            if event is not None and not event.query():
+            if event is not None and not event.query():  # type: ignore[no-untyped-call]
                 if not wait:
                     return
                 event.synchronize()

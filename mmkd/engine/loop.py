@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -15,11 +15,12 @@ from mmkd import plugins
 from mmkd.components import Curator, Dataset
 from mmkd.engine import checkpoint
 from mmkd.engine.data import Curated, Order, train_loader
-from mmkd.engine.evaluation import Evaluation
+from mmkd.engine.evaluation import Evaluation, Scores, first_number
 from mmkd.engine.guard import Guard
 from mmkd.engine.memory import remember
 from mmkd.engine.optimizer import learning_rate, optimizers, set_learning_rate
 from mmkd.engine.progress import Reporter
+from mmkd.errors import RecipeError
 from mmkd.graph.collate import Collator, to_device
 from mmkd.graph.training_graph import TrainingGraph
 from mmkd.recipe import Recipe
@@ -45,11 +46,20 @@ def run(
     *,
     resume: bool = False,
     title: str = "distil",
+    on_best: Callable[[Scores], object] = lambda scores: None,
 ) -> Outcome:
-    """Train the graph as the recipe says; everything it writes goes into `folder`."""
+    """Train the graph as the recipe says; everything it writes goes into `folder`.
+
+    `on_best` is called whenever an evaluation beats all before it.
+    """
     train, data = recipe.train, recipe.data
     accumulate = train.gradient_accumulation_steps
-    micro = data.batch_size // accumulate
+    micro, rest = divmod(data.batch_size, accumulate)
+    if rest:
+        raise RecipeError(
+            f"does not divide data.batch_size={data.batch_size}", where="train.gradient_accumulation_steps",
+            next=f"data.batch_size={micro * accumulate or accumulate}",
+        )  # fmt: skip
     total = graph.total_steps
     made = optimizers(graph, train)
     state: dict[str, Any] = {"best": None, "seconds": 0.0}
@@ -59,6 +69,7 @@ def run(
         if resume and (found := checkpoint.checkpoints(folder)):
             state = checkpoint.restore(found[-1], graph, made)
             report.say(f"resumed from {found[-1]}")
+        report.rewind(graph.steps)
         started = time.monotonic() - state["seconds"]
         order = Order(len(dataset), micro, train.seed, graph.steps * accumulate, total * accumulate)
         collator = Collator([graph.roles[run.node.name] for run in graph.plan.runs], remembered=True)
@@ -83,7 +94,7 @@ def run(
                 guard.drain()
                 scores = evaluation(graph, step, total)
                 report.write({"step": step, "scores": scores})
-                state["best"] = _better(state["best"], scores, step)
+                state["best"] = _best(state["best"], scores, step, on_best)
                 graph.train()
             if step == total or (train.checkpoint_every and step % train.checkpoint_every == 0):
                 guard.drain()
@@ -91,7 +102,18 @@ def run(
                 path = checkpoint.save(folder, graph, made, state)
                 plugins.host().call("mmkd_checkpoint_saved", path=path, step=step)
         scores = evaluation(graph, total, total)
+        state["best"] = _best(state["best"], scores, total, on_best)
     return Outcome(scores, state["best"] or {}, graph.steps, time.monotonic() - started)
+
+
+def _best(
+    before: dict[str, Any] | None, scores: Scores, step: int, on_best: Callable[[Scores], object]
+) -> dict[str, Any] | None:
+    found = first_number(scores)
+    if found is None or (before is not None and found[1] <= before["value"]):
+        return before
+    on_best(scores)
+    return {"step": step, "score": found[0], "value": found[1]}
 
 
 def _groups(batches: Iterator[Mapping[str, Any]], size: int) -> Iterator[list[Mapping[str, Any]]]:

@@ -18,7 +18,7 @@ class Reporter:
     """Progress on stderr and one JSON object per logged step in `log.jsonl`."""
 
     def __init__(self, log: Path | None, title: str) -> None:
-        self._log = log.open("a", encoding="utf-8") if log else None
+        self._log = log.open("a+", encoding="utf-8") if log else None
         self._console = Console(stderr=True)
         self._title = title
         self._live = Progress(
@@ -27,7 +27,8 @@ class Reporter:
             disable=not self._console.is_terminal,
         )  # fmt: skip
         self._tasks: dict[str, Any] = {}
-        self._last, self._started = 0.0, time.monotonic()
+        self._last = time.monotonic()
+        self._first: tuple[int, float] | None = None
 
     def __enter__(self) -> Self:
         self._live.start()
@@ -55,14 +56,22 @@ class Reporter:
         self.progress(self._title, step, total, f"{losses}  {rate:.0f}/s  eta {_clock((total - step) * self._pace(step))}")
 
     def _pace(self, step: int) -> float:
-        if not hasattr(self, "_first"):
-            self._first = (step, time.monotonic())
+        self._first = self._first or (step, time.monotonic())
         first, at = self._first
         return (time.monotonic() - at) / (step - first) if step > first else 0.0
 
     def say(self, text: str) -> None:
         """One line that stays."""
         self._console.print(text, highlight=False, markup=False)
+
+    def rewind(self, step: int) -> None:
+        """Drop log records of steps after `step`: a resumed run takes them again."""
+        if self._log:
+            self._log.seek(0)
+            kept = [line for line in self._log if line.endswith("\n") and json.loads(line)["step"] <= step]
+            self._log.truncate(0)
+            self._log.writelines(kept)
+            self._log.flush()
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Append one record to the log."""

@@ -28,6 +28,8 @@ class Binding:
     where: str
     like: Address | list[Address] | None = None
     """Value whose shape a projector must produce; read once, when widths are inferred."""
+    use: str = ""
+    """Id of the component; empty where it was made by hand."""
 
     def readers(self) -> Iterator[tuple[Address, str]]:
         """Each address with its place in the recipe."""

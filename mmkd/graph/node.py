@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _NormBase
 
 from mmkd.components import Encoder
 from mmkd.errors import GraphError, nearest
-from mmkd.graph.tap import Recorder, Tap, locate
+from mmkd.graph.tap import Recorder, Tap, Weight, locate
 from mmkd.graph.value import Address
 
 
@@ -27,6 +27,10 @@ class Node:
     inputs: Mapping[str, str] = field(default_factory=dict)
     """Field of the encoder to the batch field it is rebound to (`image: thermal`)."""
     table: MemoryTable | None = None
+    use: str = ""
+    """Id of the encoder; empty where the network was handed in."""
+    cache: str | None = None
+    """`memory` where the engine fills `table` before it trains."""
 
     @property
     def constant(self) -> bool:
@@ -75,7 +79,7 @@ class NodeRun:
         self.node, self.view = node, view
         self.id = f"{node.name}@{view}" if view else node.name
         self.published: dict[str, str] = {}  # address -> name that forward returns
-        self.constants: dict[str, Tensor] = {}  # address -> parameter
+        self.constants: dict[str, Weight] = {}  # address -> parameter
         taps: list[Tap] = []
         for address in addresses:
             place = where.get(address.key, "")
@@ -87,22 +91,39 @@ class NodeRun:
                     self.published[address.key] = name
                     continue
             found = locate(node.encoder.network, path, address.call, address.key, place)
-            if isinstance(found, Tensor):
+            if isinstance(found, Weight):
                 self.constants[address.key] = found
             else:
                 taps.append(found)
         self.recorder = Recorder(taps)
-        self.wanted = frozenset(self.published.values())
+        self.wanted = frozenset([*self.published.values(), *(f"/{tap.path}" for tap in taps)])
         self.arguments = [(p, node.inputs.get(p, p), required) for p, required in node.encoder.inputs().items()]
-        self._batch_norm = any(isinstance(m, _BatchNorm) for m in node.encoder.modules())
+        self.batch_norm = any(isinstance(m, _NormBase) and m.track_running_stats for m in node.encoder.modules())
 
     @property
     def stops_early(self) -> bool:
         """Whether the pass ends at the deepest tap; BatchNorm in training mode needs the full pass."""
-        return not self.published and not (self._batch_norm and self.node.encoder.training)
+        return not self.published and not (self.batch_norm and self.node.encoder.training)
+
+    def sources(self, batch: Mapping[str, Any]) -> dict[str, tuple[str, tuple[int, ...] | None]]:
+        """By input: the field of the batch that feeds it (`teacher.image` where it is the node's own), and its shape."""
+        own = self._own(batch) or {}
+        fields = {parameter: field_name for parameter, field_name, _ in self.arguments}
+        return {
+            parameter: (
+                f"{self.id}.{parameter}" if parameter in own else fields[parameter],
+                tuple(value.shape) if isinstance(value, Tensor) else None,
+            )
+            for parameter, value in self._inputs(batch).items()
+        }
+
+    def _own(self, batch: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """The fields of this node and view alone; a shared field may have the node's name."""
+        own = batch.get(self.id)
+        return own if isinstance(own, Mapping) else None
 
     def _inputs(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        own = batch.get(self.id)
+        own = self._own(batch)
         if own is None and self.view:
             raise GraphError(f"the batch has no view '{self.id}'", exists=[k for k in batch if "@" in k])
         given: dict[str, Any] = {}
@@ -122,21 +143,24 @@ class NodeRun:
 
     def _call(self, batch: Mapping[str, Any]) -> Mapping[str, Tensor]:
         encoder = self.node.encoder
-        if encoder.wanted != self.wanted:
-            encoder.wanted = self.wanted
-        return encoder(**self._inputs(batch))  # type: ignore[no-any-return]
+        inputs = self._inputs(batch)
+        object.__setattr__(encoder, "wanted", self.wanted)  # past nn.Module's, which is slow
+        try:
+            return encoder(**inputs)  # type: ignore[no-any-return]
+        finally:
+            object.__setattr__(encoder, "wanted", None)
 
     def learn(self, batch: Mapping[str, Any]) -> None:
-        """Full pass before training: see `Recorder.learn`."""
-        if self.recorder.taps:
-            self.recorder.learn(lambda: self._call(batch))
+        """Take the recorder's first pass before training."""
+        if not self.recorder.learned:
+            self.recorder.record(lambda: self._call(batch), stop=False)
 
     def __call__(self, batch: Mapping[str, Any], values: dict[str, Tensor]) -> None:
         """Add this node's values to `values`."""
-        own = batch.get(self.id)
         table = self.node.table
-        if table is not None and own is not None and "row" in own:
+        if table is not None and (own := self._own(batch)) is not None and "row" in own:
             values.update({key: table.values[key].index_select(0, own["row"]) for key in table.values})
+            values.update({key: weight.read() for key, weight in self.constants.items()})
             return
         if self.node.trained:
             self._run(batch, values)
@@ -159,5 +183,6 @@ class NodeRun:
                     f"{type(self.node.encoder).__name__} says it publishes '{name}' but did not return it",
                     exists=list(output or ()),
                 ) from None
-        values.update(self.constants)
+        if self.constants:
+            values.update({key: weight.read() for key, weight in self.constants.items()})
 

@@ -79,8 +79,8 @@ class Plan:
             for a in [next(iter(group.values()))]
         ]
 
-    def nodes(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Batch fields and what the networks publish."""
+    def read(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """The wanted fields of the batch."""
         values: dict[str, Tensor] = {}
         for key, address in self.fields.items():
             source = batch.get(f"@{address.view}") if address.view else batch
@@ -89,13 +89,13 @@ class Plan:
                     f"the batch has no '{key}'", name=address.name, exists=[str(k) for k in source or batch]
                 )
             values[key] = source[address.name]
-        for run in self.runs:
-            run(batch, values)
         return values
 
     def run(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """All wanted values, by address."""
-        values = self.nodes(batch)
+        values = self.read(batch)
+        for run in self.runs:
+            run(batch, values)
         for projector in self.projectors:
             values[projector.name] = projector.module(**projector.arguments(values))
         return values
@@ -109,9 +109,11 @@ class Plan:
 
     def probe(self, batch: Mapping[str, Any], setup: Callable[[Binding, Mapping[str, Tensor]], None]) -> dict[str, Tensor]:
         """Run once to learn shapes, calling `setup` on each projector before its first forward. Moves no state."""
-        self.learn(batch)
         with preserved(run.node.encoder for run in self.runs):
-            values = self.nodes(batch)
+            values = self.read(batch)
+            for run in self.runs:
+                with located(run.id):
+                    run(batch, values)
         for projector in self.projectors:
             with located(projector.where):
                 setup(projector, values)
@@ -128,14 +130,18 @@ class Plan:
 @contextlib.contextmanager
 def preserved(modules: Iterable[nn.Module]) -> Iterator[None]:
     """No gradient inside; buffers and every random generator are as before afterwards."""
-    buffers = [(b, b.clone()) for module in list(modules) for b in module.buffers()]
+    owners = [(m._buffers, dict(m._buffers)) for module in modules for m in module.modules()]
+    copies = [(b, b.clone()) for _, buffers in owners for b in buffers.values() if b is not None]
     python, numpy = random.getstate(), np.random.get_state()
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else []
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=list(devices)):
             yield
     finally:
-        for buffer, before in buffers:
+        for owner, buffers in owners:
+            owner.clear()
+            owner.update(buffers)
+        for buffer, before in copies:
             buffer.copy_(before)
         random.setstate(python)
         np.random.set_state(numpy)

@@ -65,5 +65,10 @@ class Term:
         if self.mask is None:
             return loss.mean() if loss.dim() else loss
         mask = values[self.mask.key].to(loss.dtype)
+        if mask.dim() > loss.dim():
+            raise GraphError(
+                f"the mask is {list(mask.shape)}, the loss {list(loss.shape)}: it gives one number per sample",
+                where=self.binding.where, next="mask samples, or use a loss that returns [B, T]",
+            )  # fmt: skip
         mask = mask.reshape(mask.shape + (1,) * (loss.dim() - mask.dim())).expand_as(loss)
         return torch.where(mask > 0, loss * mask, 0.0).sum() / mask.sum().clamp(min=1e-12)

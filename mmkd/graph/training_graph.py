@@ -73,8 +73,11 @@ class TrainingGraph(nn.Module):
         self.losses = nn.ModuleDict({term.name: term.loss for term in self.terms})
         self.schedules = nn.ModuleList(self._schedules())
         self.plan = Plan(self.roles, self.bound, self._readers())
+        self.exported: tuple[str, ...] = ()
+        """Networks and projectors that the exported model keeps."""
         self.phases: tuple[Phase, ...] = ()
         self._pending: list[dict[str, dict[str, Any]]] = []
+        self.register_state_dict_post_hook(_omit_constant)  # type: ignore[no-untyped-call]
         for node in self.roles.values():
             if not node.trained:
                 node.freeze()
@@ -107,6 +110,8 @@ class TrainingGraph(nn.Module):
         self._updated = [b for b in [*self.plan.projectors, *(t.binding for t in self.terms)] if _updates(b.module)]
         self.widths = {b.name: b.shapes(values) for b in self.plan.projectors}
         """What each projector was set up with, by port."""
+        self.sources = {run.id: run.sources(example) for run in self.plan.runs}
+        """What feeds each network, by input."""
         self.shapes = {key: tuple(value.shape) for key, value in values.items() if isinstance(value, Tensor)}
         return self
 
@@ -273,19 +278,22 @@ class TrainingGraph(nn.Module):
         head, _, rest = key.partition(".")
         return head == "nodes" and self.roles[rest.partition(".")[0]].constant
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Everything that a run changes: students, train-only parts, buffers; not the constant teachers."""
-        state = super().state_dict(*args, **kwargs)
-        return {key: value for key, value in state.items() if not self._constant(key)}
-
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """As `nn.Module.load_state_dict`; constant networks and the second names of tied weights may be absent."""
         result = super().load_state_dict(state_dict, strict=False, assign=assign)
-        missing = [key for key in result.missing_keys if not self._constant(key)]
+        state = self.state_dict()
+        loaded = {state[key].data_ptr() for key in state_dict if key in state}
+        missing = [k for k in result.missing_keys if not self._constant(k) and state[k].data_ptr() not in loaded]
         if strict and (missing or result.unexpected_keys):
             raise GraphError(
                 f"the state does not fit this graph: missing {missing[:5]}, unexpected {result.unexpected_keys[:5]}"
             )
         return result
+
+
+def _omit_constant(graph: TrainingGraph, state: dict[str, Any], prefix: str, _: Any) -> None:
+    for key in [k for k in state if k.startswith(prefix) and graph._constant(k.removeprefix(prefix))]:
+        del state[key]
 
 
 def _setup(binding: Binding, values: Mapping[str, Tensor]) -> None:
@@ -304,7 +312,8 @@ def _updates(module: nn.Module) -> bool:
 
 def _updating(binding: Binding, values: Mapping[str, Tensor]) -> dict[str, Any]:
     """The ports that `update` names, detached."""
-    wanted = inspect.signature(type(binding.module).update).parameters  # type: ignore[arg-type]
+    assert isinstance(binding.module, Projector | Loss)
+    wanted = inspect.signature(binding.module.update).parameters
     return {
         port: [v.detach() for v in value] if isinstance(value, list) else value.detach()
         for port, value in binding.arguments(values, float32=True).items()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from mmkd.errors import GraphError
 
@@ -27,14 +28,14 @@ class Address:
     call: int = 0
     detached: bool = False
 
-    @property
+    @cached_property
     def key(self) -> str:
         """The address without `detach`, as written."""
         view = f"@{self.view}" if self.view else ""
         rest = f"/{self.path}" if self.path else f".{self.name}" if self.name else ""
         return f"{self.node}{view}{rest}" + (f"#{self.call}" if self.call else "")
 
-    @property
+    @cached_property
     def run(self) -> str:
         """Node and view: what one forward pass serves."""
         return f"{self.node}@{self.view}" if self.view else self.node
@@ -61,5 +62,5 @@ def parse(text: object, where: str = "") -> Address:
             where=where,
             exists=["node.name", "node/module.path", "node@view.name", "batch.field", "projector", "detach(...)"],
         )
-    parts = {k: v for k, v in match.groupdict().items() if v and k != "call"}
-    return Address(**parts, call=int(match["call"] or 0))
+    node, view, name, path = (match[part] or "" for part in ("node", "view", "name", "path"))
+    return Address(node, name, path, view, int(match["call"] or 0))

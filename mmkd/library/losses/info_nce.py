@@ -30,7 +30,7 @@ class InfoNCE(Loss):
     least value is then the logarithm of their number. Distinct ids change nothing.
 
     With `learnable`, the logarithm of `1 / T` is a parameter that serves training only, starts at `temperature`
-    and never passes `1 / T = 100`.
+    and is brought back to `1 / T = 100` by `update()` where an optimiser step took it past that.
 
     Shape: student, teacher `[B, D]`, group `[B]` (integer ids) -> `[B]`; nats. A batch of one is a constant zero.
 
@@ -56,7 +56,7 @@ class InfoNCE(Loss):
         """What similarities are multiplied by."""
         if self.log_scale is None:
             return 1 / positive("core.info_nce", "temperature", self.temperature)
-        return self.log_scale.clamp(max=math.log(MAX_SCALE)).exp()
+        return self.log_scale.exp()
 
     def forward(self, student: Tensor, teacher: Tensor, group: Tensor | None = None) -> Tensor:
         student, teacher = same_shape("core.info_nce", student, teacher)
@@ -72,6 +72,6 @@ class InfoNCE(Loss):
 
     @torch.no_grad()
     def update(self) -> None:
-        """Bring a learnt scale that an optimiser step took past 100 back, so that it can come down again."""
+        """Bring a learnt scale past 100 back to it. Clamping in `forward` instead would stop its gradient for good."""
         if self.log_scale is not None:
             self.log_scale.clamp_(max=math.log(MAX_SCALE))

@@ -16,5 +16,7 @@ def chunks(a: Tensor, b: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
 
     Shape: a `[N, D]`, b `[M, D]` -> (`[R]`, `[R, M]`), a few rows R at a time.
     """
-    for rows in torch.arange(len(a), device=a.device).split(max(1, MAX_CELLS // len(b))):
-        yield rows, a[rows] @ b.T
+    size = max(1, MAX_CELLS // len(b))
+    for first in range(0, len(a), size):
+        part = a[first : first + size]
+        yield torch.arange(first, first + len(part), device=a.device), part @ b.T

@@ -55,6 +55,7 @@ def build(
         total_steps=total,
         precision=recipe.train.precision,
     ).to(device_of(recipe))
+    graph.exported = tuple(recipe.exported())
     if example is None:
         assert dataset is not None
         size = max([4, *(term.loss.min_batch for term in graph.terms)])
@@ -172,7 +173,9 @@ class Maker:
                     exists=[*known, *options(cls)], next=f"mmkd show {use}",
                 )  # fmt: skip
         made = self.component(kind, use, {n: v for n, v in arguments.items() if n not in known}, where)
-        return bind(name, made, {n: v for n, v in arguments.items() if n in known}, where)
+        binding = bind(name, made, {n: v for n, v in arguments.items() if n in known}, where)
+        binding.use = use
+        return binding
 
     def node(self, name: str, spec: NodeSpec, trained: bool, given: nn.Module | None) -> Node:
         """A network: built by its plugin, or the user's own."""
@@ -190,7 +193,8 @@ class Maker:
             if source.node != "batch" or not source.name:
                 raise GraphError("inputs are rebound to batch fields", where=f"{name}.inputs.{own}", next="batch.<field>")
             inputs[own] = source.name
-        return Node(name, encoder, trained, inputs)
+        use = "" if given is not None else spec.use or ""
+        return Node(name, encoder, trained, inputs, use=use, cache=spec.cache)
 
     def projector(self, name: str, spec: ProjectorSpec) -> Binding:
         """A projector with the value whose shape it must produce."""

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from mmkd import plugins
-from mmkd.build import build, curators, evaluation, train_dataset
+from mmkd.compose import build, curators, evaluation, train_dataset
 from mmkd.engine import checkpoint
 from mmkd.engine.loop import Outcome, run
 from mmkd.errors import RecipeError, TrainingError
@@ -80,20 +80,25 @@ def _arm(
     if threads := os.environ.get("MMKD_THREADS"):
         torch.set_num_threads(int(threads))
     seed_everything(arm.train.seed)
-    graph = build(arm, nodes=nodes, data=data)
+    gone = recipe.teacher_nodes().keys() - arm.teacher_nodes().keys()
+    graph = build(arm, nodes={n: network for n, network in nodes.items() if n not in gone}, data=data)
     judge = evaluation(arm, data)
     home = _home(folder, name)
-    made = not home.exists()
+    made = not home.exists() or not any(home.iterdir())
     home.mkdir(parents=True, exist_ok=True)
     try:
         if name == "student":
             (folder / "recipe.yaml").write_text(recipe.to_yaml())
             checkpoint.write_json(folder / "provenance.json", {"versions": _versions(), "plugins": _plugins()})
-        outcome = run(graph, arm, train_dataset(arm, data), curators(arm), judge, home, resume=resume, title=name)
+        outcome = run(
+            graph, arm, train_dataset(arm, data), curators(arm), judge, home, resume=resume, title=name,
+            on_best=lambda scores: export(graph, arm, home / "best", card(arm, {name: {"scores": scores}}, name)),
+        )  # fmt: skip
         export(graph, arm, home / "student", card(arm, {name: {"scores": outcome.scores}}, name))
     except BaseException:
-        if made and not checkpoint.checkpoints(home):
-            shutil.rmtree(home, ignore_errors=True)  # nothing worth resuming: leave nothing behind
+        log = home / "log.jsonl"
+        if made and not checkpoint.checkpoints(home) and not (log.is_file() and log.stat().st_size):
+            shutil.rmtree(home, ignore_errors=True)  # it never took a step: leave nothing behind
         raise
     return outcome
 

@@ -1,0 +1,260 @@
+"""The command line: `mmkd list`, `mmkd show`, `mmkd distill` and the commands that plugins add."""
+
+from __future__ import annotations
+
+import contextlib
+import json as json_format
+import os
+import sys
+import traceback
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+import mmkd
+from mmkd.errors import MmkdError, nearest
+from mmkd.plugin_commands import add_plugin_commands
+from mmkd.plugins import host
+from mmkd.registry import KINDS
+from mmkd.report.description import as_text, describe, summary
+from mmkd.report.table import print_table
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, alone on stdout.")]
+Local = Annotated[
+    list[Path] | None,
+    typer.Option("--plugin", metavar="FILE.py", help="A Python file of yours, as plugin 'local'. Repeatable."),
+]
+RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML file, or the id of a registered recipe.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Changes to the recipe: train.lr=1e-3.")
+]
+
+
+def plugins(json: Json = False) -> None:
+    """List installed plugins, broken ones with the reason."""
+    found = host().plugins
+    if json:
+        _print_json(
+            [
+                {
+                    "id": plugin.id,
+                    "distribution": plugin.distribution,
+                    "version": plugin.version,
+                    "status": plugin.status,
+                    "error": str(plugin.error) if plugin.error else None,
+                    "components": {kind: [e.id for e in plugin.entries if e.kind == kind] for kind in KINDS},
+                    "seconds": round(plugin.seconds, 4),
+                }
+                for plugin in found
+            ]
+        )
+        return
+    rows = []
+    for plugin in found:
+        counts = Counter(entry.kind for entry in plugin.entries)
+        held = ", ".join(_count(counts[kind], kind) for kind in KINDS if counts[kind])
+        slow = f" (import took {plugin.seconds:.1f} s)" if plugin.seconds > 0.5 else ""
+        rows.append([plugin.id, f"{plugin.distribution} {plugin.version}".strip(), plugin.status, held + slow])
+    print_table(["plugin", "distribution", "status", "components"], rows)
+    for plugin in found:
+        if plugin.error and not plugin.disabled:
+            print(f"\n{plugin.error}")
+
+
+def list_(
+    kind: Annotated[str | None, typer.Argument(metavar="KIND", help=f"One of {', '.join(KINDS)}.")] = None,
+    paper: Annotated[str | None, typer.Option(help="Only components of papers whose name holds this.")] = None,
+    local: Local = None,
+    json: Json = False,
+) -> None:
+    """List components."""
+    if kind is not None and kind not in KINDS:
+        guess = nearest(kind, KINDS)
+        hint = f"; did you mean '{guess}'?" if guess else f"; there is: {', '.join(KINDS)}"
+        raise typer.BadParameter(f"no kind '{kind}'{hint}")
+    _add(local)
+    rows = [
+        summary(entry)
+        for entry in host().catalogue
+        if kind in (None, entry.kind) and (paper is None or paper.lower() in (entry.paper or "").lower())
+    ]
+    if json:
+        _print_json(rows)
+    elif rows:
+        print_table(["kind", "id", "summary"], [[row["kind"], row["id"], row["summary"]] for row in rows])
+    else:
+        _say("nothing to list; mmkd plugins shows what is installed")
+    if broken := [plugin.id for plugin in host().plugins if plugin.status == "error"]:
+        _say(f"broken plugins: {', '.join(broken)}; mmkd plugins says why")
+
+
+def show(
+    id: Annotated[str, typer.Argument(metavar="ID", help="Id of a component: core.kl.")],
+    local: Local = None,
+    json: Json = False,
+) -> None:
+    """Show a component: what it is, its ports, options, shapes and paper."""
+    _add(local)
+    found = [describe(entry) for entry in host().catalogue.find(id)]
+    if json:
+        _print_json(found)
+    else:
+        print("\n\n\n".join(as_text(about) for about in found))
+
+
+def distill(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    output_dir: Annotated[Path | None, typer.Option(help="Where the run goes; runs/<name> unless given.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
+    baseline: Annotated[bool, typer.Option(help="Also train the recipe's baseline.")] = True,
+    local: Local = None,
+    json: Json = False,
+) -> None:
+    """Train the students of a recipe, evaluate, export."""
+    changes = _overrides(overrides)
+    _add(local)
+    with contextlib.redirect_stdout(sys.stderr):
+        results = mmkd.distill(recipe, overrides=changes, output_dir=output_dir, resume=resume, baseline=baseline)
+    if json:
+        _print_json(results)
+    else:
+        _print_scores({arm: results[arm]["scores"] for arm in ("student", "baseline") if arm in results})
+
+
+def evaluate(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
+    local: Local = None,
+    json: Json = False,
+) -> None:
+    """Compute the scores of a run's last checkpoint anew."""
+    _add(local)
+    with contextlib.redirect_stdout(sys.stderr):
+        scores = mmkd.evaluate(run)
+    if json:
+        _print_json(scores)
+    else:
+        _print_scores({"student": scores})
+
+
+def explain(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    picture: Annotated[Path | None, typer.Option(metavar="FILE.svg|png", help="Draw the graph into this file.")] = None,
+    local: Local = None,
+) -> None:
+    """Say what a recipe runs, without training it."""
+    changes = _overrides(overrides)
+    _add(local)
+    with contextlib.redirect_stdout(sys.stderr):
+        from mmkd.report.explain import explain
+
+        graph = mmkd.build(mmkd.load_recipe(recipe, changes))
+        text = explain(graph)
+        if picture is not None:
+            from mmkd.report.picture import draw
+
+            draw(graph, picture)
+    print(text)
+
+
+def schema() -> None:
+    """Print the JSON schema of a recipe, for editors."""
+    from mmkd.recipe import json_schema
+
+    _print_json(json_schema())
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"mmkd {mmkd.__version__}")
+        raise typer.Exit
+
+
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+    traceback: Annotated[
+        bool, typer.Option("--traceback", help="Show where an error comes from (or MMKD_TRACEBACK=1).")
+    ] = False,
+) -> None:
+    """Distil any multimodal teacher into any student with any method."""
+
+
+def _app() -> typer.Typer:
+    app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+    app.callback()(_root)
+    for command in (plugins, list_, show, distill, evaluate, explain, schema):
+        app.command(command.__name__.rstrip("_"))(command)
+    add_plugin_commands(app, _say)
+    return app
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line; exits 0, 1 on an error that says what to do, 2 on wrong usage, 130 on Ctrl-C."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    trace = "--traceback" in given or os.environ.get("MMKD_TRACEBACK", "0") not in ("", "0")
+    try:
+        _app()(args=[argument for argument in given if argument != "--traceback"], prog_name="mmkd")
+    except MmkdError as error:
+        if trace:
+            traceback.print_exc()
+        _say(f"error: {error}")
+        sys.exit(1)
+    except KeyboardInterrupt:
+        _say("interrupted")
+        sys.exit(130)
+    except SystemExit as end:
+        if end.code == 130:  # typer's own answer to Ctrl-C
+            _say("interrupted")
+        raise
+    sys.exit(0)
+
+
+def _add(files: Sequence[Path] | None) -> None:
+    if files:
+        from mmkd.local import add
+
+        for file in files:
+            add(file)
+
+
+def _overrides(given: Sequence[str] | None) -> list[str]:
+    for text in given or ():
+        if "=" not in text:
+            raise typer.BadParameter(f"'{text}' is not a change to the recipe; write key=value, as in train.lr=1e-3")
+    return list(given or ())
+
+
+def _count(number: int, kind: str) -> str:
+    return f"{number} {kind}" + ("" if number == 1 else "es" if kind.endswith("s") else "s")
+
+
+def _print_scores(arms: Mapping[str, Any]) -> None:
+    places = dict.fromkeys(
+        (dataset, metric, name)
+        for scores in arms.values()
+        for dataset, metrics in scores.items()
+        for metric, numbers in metrics.items()
+        for name in numbers
+    )
+    if places:
+        rows = [[f"{d}", f"{m}.{n}", *(_number(scores, d, m, n) for scores in arms.values())] for d, m, n in places]
+        print_table(["dataset", "metric", *arms], rows)
+
+
+def _number(scores: Mapping[str, Any], dataset: str, metric: str, name: str) -> str:
+    value = scores.get(dataset, {}).get(metric, {}).get(name)
+    return "-" if value is None else f"{value:.4g}"
+
+
+def _print_json(data: Any) -> None:
+    print(json_format.dumps(data, indent=2))
+
+
+def _say(text: str) -> None:
+    typer.echo(f"mmkd: {text}", err=True)

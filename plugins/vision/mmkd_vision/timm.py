@@ -1,0 +1,182 @@
+"""Any image network of timm."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from collections.abc import Hashable, Mapping
+from typing import Annotated, Any, ClassVar
+
+import mmkd
+import timm
+import torch
+from mmkd.errors import MmkdError
+from pydantic import Field
+from timm.data import create_transform, resolve_model_data_config
+from torch import Tensor, nn
+
+from mmkd_vision.image import rgb
+
+IRREGULAR = frozenset({"CrossVit", "EfficientViM", "HighResolutionNet", "MultiScaleVit", "PyramidVisionTransformerV2", "SelecSls", "VOLO"})
+"""Networks whose blocks pass lists, pairs or `[B, H, W, C]` to one another."""
+Rate = Annotated[float, Field(ge=0, lt=1)]
+
+
+class TimmEncoder(mmkd.Encoder):
+    """Any timm model under its own name, with its own preprocessing (Wightman, 2019).
+
+    Values: `logits` unless it has no classes; `embedding`, what enters the classifier; `tokens`, the last feature
+    map, prefix tokens first (`prefix_tokens` of them); `hidden.0` enters the first block (of a transformer) or
+    stage (of a convolutional network), `hidden.i` leaves the i-th. Networks that lay features out as `[B, H, W, C]`
+    or several tensors inside (Swin, CrossViT) publish no `hidden`; tap their modules instead.
+
+    Args:
+        model: `arch`, `arch.tag`, `hf-hub:org/name` or `local-dir:folder`.
+        pretrained: load the weights of that tag.
+        num_classes: classes of a new head; 0 for none, None for the model's own.
+        image_size: side in pixels of the square input; None for the model's own.
+        drop_rate: dropout before the classifier.
+        drop_path_rate: stochastic depth.
+
+    Shape: image `[B, 3, H, W]` -> logits `[B, classes]`, embedding `[B, D]`, tokens and hidden `[B, L, D]` or `[B, C, H, W]`.
+    """
+
+    capabilities: ClassVar[frozenset[str]] = frozenset({"logits", "hidden", "input_grad"})
+
+    def __init__(
+        self,
+        model: str,
+        pretrained: bool = False,
+        num_classes: Annotated[int, Field(ge=0)] | None = None,
+        image_size: Annotated[int, Field(gt=0)] | None = None,
+        drop_rate: Rate | None = None,
+        drop_path_rate: Rate | None = None,
+    ) -> None:
+        super().__init__()
+        self.net = _create(
+            model,
+            pretrained=bool(pretrained),
+            num_classes=num_classes,
+            drop_rate=drop_rate,
+            drop_path_rate=drop_path_rate,
+        )
+        data = resolve_model_data_config(self.net)
+        if image_size is not None and (image_size, image_size) != data["input_size"][1:]:
+            _resize(self.net, model, image_size)
+            data["input_size"] = (3, image_size, image_size)
+        self.data_config: dict[str, Any] = data
+        self._transform = create_transform(**data, is_training=False)
+        self._stages = _stages(self.net)
+        self._fingerprint = _digest(self.net) if pretrained else None
+
+    @property
+    def network(self) -> nn.Module:
+        return self.net
+
+    @property
+    def embedding_dim(self) -> int:
+        """Width of `embedding`."""
+        return int(getattr(self.net, "head_hidden_size", None) or self.net.num_features)
+
+    @property
+    def prefix_tokens(self) -> int:
+        """Tokens in front of the patches (class, distillation, registers) in `tokens` and `hidden`."""
+        return int(getattr(self.net, "num_prefix_tokens", 0))
+
+    def values(self) -> list[str]:
+        hidden = [f"hidden.{i}" for i in range(len(self._stages) + 1)] if self._stages else []
+        return [*(["logits"] if self.net.num_classes else []), "embedding", "tokens", *hidden]
+
+    def locate(self, name: str) -> str | None:
+        kind, _, index = name.partition(".")
+        if kind != "hidden":
+            return None
+        return self._stages[int(index) - 1] if int(index) else f"{self._stages[0]}.input"
+
+    def transform(self, sample: mmkd.Sample) -> dict[str, Any]:
+        return {"image": self._transform(rgb(sample["image"]))}
+
+    def transform_key(self) -> Hashable:
+        return "timm", repr(sorted(self.data_config.items()))
+
+    def fingerprint(self) -> str | None:
+        """SHA-256 over names and bytes of the state that was loaded; None for random weights."""
+        return self._fingerprint
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        features = self.net.forward_features(image)
+        values: dict[str, Tensor] = {}
+        if self.wants("embedding"):
+            values["embedding"] = self.net.forward_head(features, pre_logits=True)
+        if self.wants("logits") and self.net.num_classes:
+            values["logits"] = self._logits(features, values.get("embedding"))
+        if self.wants("tokens"):
+            values |= self._tokens(features)
+        return values
+
+    def _logits(self, features: Any, embedding: Tensor | None) -> Tensor:
+        classifier = self.net.get_classifier()
+        # VOLO adds an auxiliary head; others classify with several, or with a convolution
+        if embedding is not None and isinstance(classifier, nn.Linear) and not hasattr(self.net, "aux_head"):
+            return classifier(embedding)  # type: ignore[no-any-return]
+        return self.net.forward_head(features)  # type: ignore[no-any-return]
+
+    def _tokens(self, features: Any) -> Mapping[str, Tensor]:
+        if isinstance(features, Tensor):
+            channels_last = getattr(self.net, "output_fmt", "") == "NHWC"
+            return {"tokens": features.permute(0, 3, 1, 2) if channels_last else features}
+        if self.wanted is None:
+            return {}
+        raise MmkdError(
+            f"{type(self.net).__name__} ends in {len(features)} feature maps, not in one 'tokens'",
+            next="tap one of its modules: teacher/<path>",
+        )
+
+
+def _create(model: str, **options: Any) -> nn.Module:
+    architecture, colon, _ = model.partition(":")
+    architecture = architecture.partition(".")[0]
+    if not colon and not timm.is_model(architecture):
+        near = difflib.get_close_matches(architecture, timm.list_models(), n=5)
+        raise MmkdError(
+            f"timm {timm.__version__} has no model '{architecture}'", name=architecture, exists=near,
+            next="""python -c "import timm; print(timm.list_models('*vit*'))\"""",
+        )  # fmt: skip
+    network: nn.Module = timm.create_model(model, **options)
+    return network
+
+
+def _resize(network: nn.Module, model: str, image_size: int) -> None:
+    if hasattr(network, "set_input_size"):
+        network.set_input_size(img_size=image_size)
+    elif network.pretrained_cfg.get("fixed_input_size"):
+        side = network.pretrained_cfg["input_size"][-1]
+        raise MmkdError(f"'{model}' takes images of {side} pixels only, not {image_size}", next=f"image_size: {side}")
+
+
+def _stages(network: nn.Module) -> list[str]:
+    """Paths of the blocks of a transformer or the stages of a convolutional network, in order."""
+    if getattr(network, "output_fmt", "") == "NHWC" or type(network).__name__ in IRREGULAR:
+        return []
+    modules = dict(network.named_modules())
+    for name in ("blocks", "stages", "layers"):
+        if isinstance(container := modules.get(name), nn.Sequential | nn.ModuleList):
+            paths = [f"{name}.{i}" for i in range(len(container))]
+            return [] if any(isinstance(modules[path], nn.ModuleList) for path in paths) else paths
+    info = getattr(network, "feature_info", [])
+    paths = [entry["module"] for entry in info if isinstance(entry, dict)]
+    return [path for path in paths if path and path != "stem" and _nested(modules.get(path))]
+
+
+def _nested(module: nn.Module | None) -> bool:
+    """Whether it is a group of layers rather than the activation or norm after a stem."""
+    grouped = module is not None and not isinstance(module, nn.ModuleList)
+    return grouped and any(True for child in module.children() for _ in child.parameters())
+
+
+def _digest(network: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return f"sha256:{digest.hexdigest()}"

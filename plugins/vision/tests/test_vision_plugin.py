@@ -1,0 +1,28 @@
+import subprocess
+import sys
+
+import mmkd
+import mmkd_vision
+import pytest
+
+
+def registered():
+    registry = mmkd.Registry("vision")
+    mmkd_vision.mmkd_register(registry=registry)
+    return registry.entries
+
+
+def test_everything_registered_loads():
+    entries = registered()
+    assert {entry.id for entry in entries} == {"vision.timm", "vision.convnet", "vision.augment"}
+    for entry in entries:
+        assert entry.load() and entry.summary.endswith(".")
+
+
+@pytest.mark.parametrize("heavy", ["torch", "timm", "PIL"])
+def test_registering_imports_nothing_heavy(heavy):
+    code = (
+        "import sys, mmkd, mmkd_vision; r = mmkd.Registry('vision'); mmkd_vision.mmkd_register(registry=r);"
+        f"[e.summary for e in r.entries]; sys.exit({heavy!r} in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
