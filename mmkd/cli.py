@@ -118,7 +118,11 @@ def distill(
     changes = _overrides(overrides)
     _add(local)
     with contextlib.redirect_stdout(sys.stderr):
-        results = mmkd.distill(recipe, overrides=changes, output_dir=output_dir, resume=resume, baseline=baseline)
+        from mmkd.recipe import blaming
+
+        with blaming(recipe):
+            run = mmkd.load_recipe(recipe, changes)  # before torch is imported: a typo shows at once
+            results = mmkd.distill(run, output_dir=output_dir, resume=resume, baseline=baseline)
     if json:
         _print_json(results)
     else:
@@ -150,9 +154,11 @@ def explain(
     changes = _overrides(overrides)
     _add(local)
     with contextlib.redirect_stdout(sys.stderr):
+        from mmkd.recipe import blaming
         from mmkd.report.explain import explain
 
-        graph = mmkd.build(mmkd.load_recipe(recipe, changes))
+        with blaming(recipe):
+            graph = mmkd.build(mmkd.load_recipe(recipe, changes))
         text = explain(graph)
         if picture is not None:
             from mmkd.report.picture import draw

@@ -20,7 +20,7 @@ from mmkd.graph.term import Term
 from mmkd.graph.training_graph import Scheduled, TrainingGraph
 from mmkd.graph.value import Address, parse
 from mmkd.graph.wrap import wrap
-from mmkd.recipe import Component, LossSpec, ProjectorSpec, Recipe, load_recipe
+from mmkd.recipe import Component, LossSpec, ProjectorSpec, Recipe, blaming, load_recipe
 from mmkd.recipe import Node as NodeSpec
 from mmkd.signature import construct, options, ports
 
@@ -43,12 +43,18 @@ def build(
     Raises:
         RecipeError, GraphError, PluginError: what is wrong and where in the recipe.
     """
-    recipe = load_recipe(recipe)
+    with blaming(recipe):
+        return _build(load_recipe(recipe), nodes or {}, data, example)
+
+
+def _build(
+    recipe: Recipe, nodes: Mapping[str, nn.Module], data: Mapping[str, Any] | None, example: Mapping[str, Any] | None
+) -> TrainingGraph:
     dataset = train_dataset(recipe, data) if example is None or recipe.train.epochs is not None else None
     total = steps_of(recipe, len(dataset) if dataset is not None else 0)
     maker = Maker(total)
     graph = TrainingGraph(
-        _nodes(maker, recipe, nodes or {}),
+        _nodes(maker, recipe, nodes),
         {name: maker.projector(name, spec) for name, spec in recipe.projectors.items()},
         [maker.term(name, spec) for name, spec in recipe.losses.items()],
         maker.scheduled,

@@ -9,7 +9,6 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from types import ModuleType
 from typing import Any
 
 import pluggy
@@ -27,13 +26,13 @@ OWNERS = {"core": "mmkd", "local": ""}
 
 @dataclass(frozen=True)
 class Plugin:
-    """What discovery found at one entry point: components, or the reason why there are none."""
+    """What discovery found at one entry point: components and hooks, or the reason why there are none."""
 
     id: str
     distribution: str
     version: str
-    module: ModuleType | None = None
     entries: tuple[Entry, ...] = ()
+    hooks: Any = None
     error: PluginError | None = None
     disabled: bool = False
     seconds: float = 0.0
@@ -126,14 +125,14 @@ def _names(variable: str, ids: list[str]) -> set[str] | None:
 def load(id: str, distribution: str, version: str, importer: Importer) -> Plugin:
     """Import a plugin and collect what it registers; whatever goes wrong becomes its error."""
     registry = Registry(id, distribution, version)
-    module, began = None, time.perf_counter()
+    began = time.perf_counter()
     try:
         if not NAME.match(id):
             raise PluginError(f"plugin id {id!r} must be lower-case letters, digits and underscores")
         with isolated():
             module = importer()
             _check_module(module, id, distribution)
-            own = manager()
+            own = _manager()
             own.register(module, name=id)
             own.hook.mmkd_register(registry=registry)
     except KeyboardInterrupt:
@@ -143,7 +142,7 @@ def load(id: str, distribution: str, version: str, importer: Importer) -> Plugin
         explained.__cause__ = error
         return Plugin(id, distribution, version, error=explained, seconds=time.perf_counter() - began)
     entries, seconds = tuple(registry.entries), time.perf_counter() - began
-    return Plugin(id, distribution, version, module, entries, seconds=seconds)
+    return Plugin(id, distribution, version, entries, own.hook, seconds=seconds)
 
 
 def _check_module(module: Any, id: str, distribution: str) -> None:
@@ -153,7 +152,7 @@ def _check_module(module: Any, id: str, distribution: str) -> None:
             f"is written for plugin API {wanted!r}; this host has {hookspecs.API_VERSION}",
             next=f"pip install --upgrade mmkd {distribution}",
         )
-    probe, hooks = manager(), _hooks()
+    probe, hooks = _manager(), _hooks()
     found = {name: probe.parse_hookimpl_opts(module, name) for name in dir(module)}
     for name, options in found.items():
         if options is None:
@@ -189,8 +188,7 @@ def _explain(error: BaseException, id: str, distribution: str) -> PluginError:
     return PluginError(f"raises {type(error).__name__}: {error}", where=where, next=report)
 
 
-def manager() -> pluggy.PluginManager:
-    """A pluggy manager that knows the hooks and no plugin."""
+def _manager() -> pluggy.PluginManager:
     empty = pluggy.PluginManager(GROUP)
     empty.add_hookspecs(hookspecs)
     return empty

@@ -20,7 +20,8 @@ def add_plugin_commands(app: typer.Typer, warn: Callable[[str], None]) -> None:
     """Call every plugin's `mmkd_cli` hook and add its commands, none of which may take a name that is taken."""
     built_in = {command.name for command in app.registered_commands}
     offers: dict[str, list[Offer]] = {}
-    for plugin, hook in host().implementations("mmkd_cli"):
+    for owner, hook in host().implementations("mmkd_cli"):
+        plugin = owner.id
         try:
             with contextlib.redirect_stdout(sys.stderr):
                 offered = _offered(plugin, hook)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
-from mmkd.discovery import Importer, Plugin, discover, load, manager
+from mmkd.discovery import Importer, Plugin, discover, load
 from mmkd.errors import MmkdError, PluginError
 from mmkd.registry import Catalogue
 
@@ -18,15 +18,13 @@ class Host:
     def __init__(self, plugins: list[Plugin]) -> None:
         self.plugins = plugins
         self.catalogue = _catalogue(plugins)
-        self._manager = manager()
-        for plugin in plugins:
-            if plugin.module is not None and not plugin.error:
-                self._manager.register(plugin.module, name=plugin.title)
 
-    def implementations(self, hook: str) -> Iterator[tuple[str, Callable[..., None]]]:
-        """Each plugin's own implementation of a hook, with the plugin's id; its exceptions name the plugin."""
-        for found in getattr(self._manager.hook, hook).get_hookimpls():
-            yield found.plugin_name.partition(" ")[0], functools.partial(_call, hook, found)
+    def implementations(self, hook: str) -> Iterator[tuple[Plugin, Callable[..., None]]]:
+        """Each plugin's implementation of a hook, in the order of their ids; its exceptions name the plugin."""
+        for plugin in self.plugins:
+            if plugin.hooks is not None and not plugin.error:
+                for found in getattr(plugin.hooks, hook).get_hookimpls():
+                    yield plugin, functools.partial(_call, hook, plugin, found)
 
     def call(self, hook: str, **arguments: Any) -> None:
         """Call a hook on every plugin; an exception names the plugin it came from."""
@@ -47,18 +45,15 @@ class Host:
         return plugin
 
 
-def _call(hook: str, implementation: Any, **arguments: Any) -> None:
-    name = implementation.plugin_name
+def _call(hook: str, plugin: Plugin, implementation: Any, **arguments: Any) -> None:
+    where = f"plugin {plugin.title}"
     try:
         implementation.function(**{argument: arguments[argument] for argument in implementation.argnames})
     except MmkdError as error:
-        raise error.at(f"plugin {name}") from error.__cause__
+        raise error.at(where) from error.__cause__
     except Exception as error:
-        raise PluginError(
-            f"hook {hook} raised {type(error).__name__}: {error}",
-            where=f"plugin {name}",
-            next=f"MMKD_DISABLE_PLUGINS={name.partition(' ')[0]} runs without it",
-        ) from error
+        what, off = f"hook {hook} raised {type(error).__name__}: {error}", f"MMKD_DISABLE_PLUGINS={plugin.id}"
+        raise PluginError(what, where=where, next=f"{off} runs without it" if plugin.id != "local" else "") from error
 
 
 @functools.cache

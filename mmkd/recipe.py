@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import pydantic
 
 from mmkd import yaml
-from mmkd.errors import PluginError, RecipeError
+from mmkd.errors import MmkdError, PluginError, RecipeError
 from mmkd.merge import Layer, blame, flatten, merge, override, plain
 from mmkd.registry import Catalogue
 from mmkd.spec import Component, Data, Evaluation, LossSpec, Name, Node, ProjectorSpec, Spec, Train, check_id
@@ -170,6 +171,18 @@ def load_recipe(
     except RecipeError as error:
         raise error.at(blame(layers, error.where)) from None
     return recipe
+
+
+@contextlib.contextmanager
+def blaming(source: object) -> Iterator[None]:
+    """Put the file or id that a recipe was read from in front of any error."""
+    try:
+        yield
+    except MmkdError as error:
+        label = str(source) if isinstance(source, str | Path) else ""
+        if not label or label in str(error):
+            raise
+        raise error.at(label) from error.__cause__
 
 
 def json_schema() -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import importlib.util
 import re
@@ -9,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmkd.errors import PluginError
 from mmkd.isolation import isolated
@@ -147,6 +148,11 @@ class Registry:
         entry.check()
         self.entries.append(entry)
 
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, kind: str) -> Any:
+            raise AttributeError(f"no kind '{kind}'; there is: {', '.join(KINDS)}", name=kind, obj=self)
+
     def encoder(
         self, name: str, target: Any, *, paper: str | None = None, url: str | None = None, needs: Sequence[str] = ()
     ) -> None:
@@ -232,5 +238,5 @@ class Catalogue:
     def _check_plugin(self, id: str, where: str = "") -> None:
         """Raise the error of the plugin that `id` belongs to, where it has one."""
         if error := self._broken.get(id.partition(".")[0]):
-            place = f"{where}: {error.where}" if where else error.where
-            raise PluginError(error.what, where=place, exists=error.exists, next=error.next) from error
+            again = copy.copy(error)
+            raise (again.at(where) if where else again) from error

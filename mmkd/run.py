@@ -23,7 +23,8 @@ from mmkd.engine import checkpoint
 from mmkd.engine.loop import Outcome, run
 from mmkd.errors import RecipeError, TrainingError
 from mmkd.export import export
-from mmkd.recipe import Recipe, load_recipe
+from mmkd.graph.plan import located
+from mmkd.recipe import Recipe, blaming, load_recipe
 from mmkd.report.card import card
 
 
@@ -51,19 +52,27 @@ def distill(
     Returns:
         What `results.json` holds: scores of the students and of the baseline, steps, seconds, versions.
     """
-    recipe = load_recipe(recipe, overrides)
+    with blaming(recipe):
+        return _distill(load_recipe(recipe, overrides), output_dir, resume, nodes or {}, data, baseline)
+
+
+def _distill(
+    recipe: Recipe, output_dir: str | Path | None, resume: bool,
+    nodes: Mapping[str, nn.Module], data: Mapping[str, Any] | None, baseline: bool,
+) -> dict[str, Any]:  # fmt: skip
     if recipe.train.steps is None and recipe.train.epochs is None:
         raise RecipeError("the recipe has no budget", where="train", next="train.steps=1000")
     folder = Path(output_dir or Path("runs") / (recipe.name or "run"))
-    fresh = copy.deepcopy(dict(nodes or {}))
+    if folder.exists() and any(folder.iterdir()):
+        _check_resumable(folder, recipe, resume)
     arms: dict[str, Recipe] = {"student": recipe}
     if baseline and (plain := recipe.baseline_recipe()) is not None:
         arms["baseline"] = plain
-    if folder.exists() and any(folder.iterdir()):
-        _check_resumable(folder, recipe, resume)
+        with located("baseline"):  # a baseline that cannot be built is found before the students are trained
+            build(plain, nodes=_own(plain, recipe, nodes), data=data)
     results: dict[str, Any] = {}
     for name, arm in arms.items():
-        outcome = _arm(arm, recipe, folder, name, resume, copy.deepcopy(fresh), data)
+        outcome = _arm(arm, recipe, folder, name, resume, _own(arm, recipe, nodes), data)
         results[name] = {"scores": outcome.scores, "best": outcome.best, "seconds": round(outcome.seconds, 2)}
         results["steps"] = outcome.steps
     results["versions"] = _versions()
@@ -73,6 +82,12 @@ def distill(
     return results
 
 
+def _own(arm: Recipe, recipe: Recipe, nodes: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
+    """Copies of the networks that were handed in and that this arm still has: each arm starts from the same weights."""
+    gone = recipe.teacher_nodes().keys() - arm.teacher_nodes().keys()
+    return {name: copy.deepcopy(network) for name, network in nodes.items() if name not in gone}
+
+
 def _arm(
     arm: Recipe, recipe: Recipe, folder: Path, name: str, resume: bool,
     nodes: Mapping[str, nn.Module], data: Mapping[str, Any] | None,
@@ -80,8 +95,7 @@ def _arm(
     if threads := os.environ.get("MMKD_THREADS"):
         torch.set_num_threads(int(threads))
     seed_everything(arm.train.seed)
-    gone = recipe.teacher_nodes().keys() - arm.teacher_nodes().keys()
-    graph = build(arm, nodes={n: network for n, network in nodes.items() if n not in gone}, data=data)
+    graph = build(arm, nodes=nodes, data=data)
     judge = evaluation(arm, data)
     home = _home(folder, name)
     made = not home.exists() or not any(home.iterdir())

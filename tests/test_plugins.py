@@ -20,7 +20,7 @@ BROKEN = {
     "wrapper_hook": "wraps the hook mmkd_register",
     "wrong_argument": "has a hook that does not fit",
     "wrong_type": "loss 'wrong_type.thing' must be a subclass of mmkd.Loss, not the class dict",
-    "wrong_kind": "did you mean: 'loss'?",
+    "wrong_kind": "no kind 'los'; there is: encoder, projector, loss",
     "twice": "loss 'twice.thing' is registered twice",
     "bad_name": "loss name 'My-Loss' must be lower-case",
     "missing_file": "points at 'nowhere_at_all:Thing', which does not exist",
@@ -116,7 +116,8 @@ from mmkd.errors import PluginError
 from mmkd.plugins import host
 said = {}
 for id in json.loads(sys.argv[1]):
-    for ask in (lambda: host().catalogue.get("loss", f"{id}.thing", where="losses.kd.use"), lambda: host().catalogue.find(f"{id}.thing")):
+    name = f"{id}.thing"
+    for ask in (lambda: host().catalogue.get("loss", name, where="losses.kd.use"), lambda: host().catalogue.find(name)):
         try:
             ask()
         except PluginError as error:

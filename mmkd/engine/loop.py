@@ -88,7 +88,7 @@ def run(
                 guard.drain()
                 speed = data.batch_size * train.log_every / max(1e-9, time.monotonic() - mark)
                 mark = time.monotonic()
-                numbers = {k: v.item() for k, v in out.items() if k != "finite"}
+                numbers = {k: v.item() for k, v in {"grad_norm": graph.grad_norm(), **out}.items() if k != "finite"}
                 report.step(step, total, {**numbers, "lr": rate, "samples_per_second": round(speed, 1)}, speed)
             if evaluation.due(step, total):
                 guard.drain()

@@ -42,10 +42,14 @@ class Binding:
         like = self.like if isinstance(self.like, list) else [self.like]
         yield from ((address, f"{self.where}.like") for address in like if address is not None)
 
-    def arguments(self, values: Mapping[str, Tensor], *, float32: bool = False) -> dict[str, Any]:
-        """What `forward` is called with."""
+    def arguments(
+        self, values: Mapping[str, Tensor], *, float32: bool = False, detached: bool = False
+    ) -> dict[str, Any]:
+        """What `forward` is called with: half precision widened where `float32`, no gradient where `detached`."""
         return {
-            port: [_read(values, a, float32) for a in bound] if isinstance(bound, list) else _read(values, bound, float32)
+            port: [_read(values, a, float32, detached) for a in bound]
+            if isinstance(bound, list)
+            else _read(values, bound, float32, detached)
             for port, bound in self.ports.items()
         }
 
@@ -58,9 +62,9 @@ class Binding:
         }
 
 
-def _read(values: Mapping[str, Tensor], address: Address, float32: bool) -> Tensor:
+def _read(values: Mapping[str, Tensor], address: Address, float32: bool, detached: bool) -> Tensor:
     value = values[address.key]
-    if address.detached:
+    if detached or address.detached:
         value = value.detach()
     if float32 and isinstance(value, Tensor) and value.dtype in (torch.bfloat16, torch.float16):
         value = value.float()

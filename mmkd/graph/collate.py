@@ -44,6 +44,11 @@ class Collator:
                 rows = [self._transform(node, sample) for sample in samples]
                 done[shared] = node.encoder.collate(rows) if any(rows) else {}
             if done[shared]:
+                if node.name in batch:
+                    raise DataError(
+                        f"the samples have a field '{node.name}', and so is a network called", where=node.name,
+                        next="give the network another name in the recipe",
+                    )  # fmt: skip
                 batch[node.name] = done[shared]
         return batch
 

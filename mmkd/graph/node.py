@@ -106,7 +106,7 @@ class NodeRun:
         return not self.published and not (self.batch_norm and self.node.encoder.training)
 
     def sources(self, batch: Mapping[str, Any]) -> dict[str, tuple[str, tuple[int, ...] | None]]:
-        """By input: the field of the batch that feeds it (`teacher.image` where it is the node's own), and its shape."""
+        """By input: the field of the batch that feeds it (`teacher.image` where it is its own), and its shape."""
         own = self._own(batch) or {}
         fields = {parameter: field_name for parameter, field_name, _ in self.arguments}
         return {

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from mmkd.errors import GraphError
 
 
 @dataclass(frozen=True)
@@ -19,3 +25,63 @@ class Phase:
     """Learning rate of a critic; the main phase takes the recipe's."""
     term: str | None = None
     """The one loss a critic's phase is about; None for all."""
+
+    def gradients(self) -> list[Tensor]:
+        """The gradients that the phase's loss has left on its parameters.
+
+        Raises:
+            GraphError: there is none at all.
+        """
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        if not gradients:
+            raise GraphError(
+                f"no gradient reaches any parameter of phase '{self.name}'",
+                next="mmkd explain RECIPE shows what is detached",
+            )
+        return gradients
+
+    def clip(self, max_norm: float) -> Tensor:
+        """Scale the gradients to at most `max_norm`; returns their norm before."""
+        norm = torch.nn.utils.get_total_norm(self.gradients())
+        torch.nn.utils.clip_grads_with_norm_(self.parameters, max_norm, norm)
+        return norm
+
+    def apply(self, optimizer: Optimizer, loss: Tensor) -> Tensor:
+        """Take the optimiser's step unless the loss or a gradient is not finite.
+
+        Fused optimisers on a GPU read the flag themselves, so that nothing waits for the device; any other
+        optimiser waits for it.
+
+        Returns:
+            1.0 where something was not finite and the step was skipped, else 0.0.
+        """
+        found = torch.zeros((), device=loss.device)
+        checked = [*self.gradients(), loss]
+        torch._amp_foreach_non_finite_check_and_unscale_(checked, found, torch.ones_like(found))
+        if reads_flag(optimizer, found):
+            optimizer.grad_scale, optimizer.found_inf = None, found  # type: ignore[attr-defined]
+            try:
+                optimizer.step()
+            finally:
+                del optimizer.grad_scale, optimizer.found_inf  # type: ignore[attr-defined]
+        elif not found:
+            optimizer.step()
+        return found
+
+
+def reads_flag(optimizer: Optimizer, found: Tensor) -> bool:
+    """Whether the optimiser's kernel skips the step by itself; on a CPU reading the flag costs nothing."""
+    return found.device.type != "cpu" and getattr(optimizer, "_step_supports_amp_scaling", False)
+
+
+@contextlib.contextmanager
+def frozen(phases: Sequence[Phase]) -> Iterator[None]:
+    """No gradient for the parameters of these phases."""
+    held = [parameter for phase in phases for parameter in phase.parameters]
+    for parameter in held:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in held:
+            parameter.requires_grad_(True)

@@ -107,7 +107,9 @@ class Plan:
                 with located(run.id):
                     run.learn(batch)
 
-    def probe(self, batch: Mapping[str, Any], setup: Callable[[Binding, Mapping[str, Tensor]], None]) -> dict[str, Tensor]:
+    def probe(
+        self, batch: Mapping[str, Any], setup: Callable[[Binding, Mapping[str, Tensor]], None]
+    ) -> dict[str, Tensor]:
         """Run once to learn shapes, calling `setup` on each projector before its first forward. Moves no state."""
         with preserved(run.node.encoder for run in self.runs):
             values = self.read(batch)
@@ -153,6 +155,8 @@ def located(where: str) -> Iterator[None]:
     try:
         yield
     except MmkdError as error:
-        raise error if where in str(error) else error.at(where)
+        if where not in str(error):
+            error.at(where)
+        raise
     except Exception as error:
         raise GraphError(f"{type(error).__name__}: {error}", where=where) from error

@@ -135,9 +135,10 @@ class Recorder:
         """Keep what a tap reads of a module's input or output, and end the pass after the last one."""
         for index in select:
             try:
-                value = value[int(index)]
+                value = _item(value, int(index))
             except (IndexError, TypeError, KeyError) as error:
-                raise GraphError(f"'{tap.path}' has no item {index}: the module gives {type(value).__name__}") from error
+                gives = type(value).__name__
+                raise GraphError(f"'{tap.path}' has no item {index}: the module gives {gives}") from error
         if not isinstance(value, Tensor):
             size = f" of {len(value)}" if hasattr(value, "__len__") else ""
             raise GraphError(
@@ -190,6 +191,12 @@ class Recorder:
                 f"tap '{tap.key}' was overwritten in place after it was read",
                 next="build the graph with an example batch that takes the same branch",
             )
+
+
+def _item(value: Any, index: int) -> Any:
+    if isinstance(value, Tensor):
+        raise TypeError("an item of a tensor would be one sample of the batch")
+    return value[index]
 
 
 def _version(tensor: Tensor) -> int:

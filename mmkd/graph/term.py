@@ -41,16 +41,14 @@ class Term:
         Raises:
             GraphError: the batch is smaller than the loss needs, or its shape is not `[]`, `[B]` or `[B, T]`.
         """
-        arguments = self.binding.arguments(values, float32=True)
-        if detached:
-            arguments = {k: [t.detach() for t in v] if isinstance(v, list) else v.detach() for k, v in arguments.items()}
+        arguments = self.binding.arguments(values, float32=True, detached=detached)
         tensors = [t for v in arguments.values() for t in (v if isinstance(v, list) else [v]) if t.dim()]
-        size = len(tensors[0]) if tensors else 1
-        if size == 0:
+        sizes = [len(t) for t in tensors]
+        if 0 in sizes:
             return torch.stack([t.sum() * 0.0 for t in tensors if t.is_floating_point()]).sum()
-        if size < self.loss.min_batch:
+        if sizes and sizes[0] < self.loss.min_batch:
             raise GraphError(
-                f"{type(self.loss).__name__} needs at least {self.loss.min_batch} samples, the batch has {size}",
+                f"{type(self.loss).__name__} needs at least {self.loss.min_batch} samples, the batch has {sizes[0]}",
                 where=self.binding.where,
                 next="raise data.batch_size",
             )
@@ -60,15 +58,21 @@ class Term:
         if loss.dim() > 2:
             raise GraphError(f"a loss is [], [B] or [B, T], not {list(loss.shape)}", where=self.binding.where)
         if self.sample_weight is not None:
-            weight = values[self.sample_weight.key]
-            loss = loss * weight.reshape(weight.shape + (1,) * (loss.dim() - weight.dim()))
+            loss = loss * self._factor(self.sample_weight, loss, values)
         if self.mask is None:
             return loss.mean() if loss.dim() else loss
-        mask = values[self.mask.key].to(loss.dtype)
-        if mask.dim() > loss.dim():
-            raise GraphError(
-                f"the mask is {list(mask.shape)}, the loss {list(loss.shape)}: it gives one number per sample",
-                where=self.binding.where, next="mask samples, or use a loss that returns [B, T]",
-            )  # fmt: skip
-        mask = mask.reshape(mask.shape + (1,) * (loss.dim() - mask.dim())).expand_as(loss)
+        mask = self._factor(self.mask, loss, values)
         return torch.where(mask > 0, loss * mask, 0.0).sum() / mask.sum().clamp(min=1e-12)
+
+    def _factor(self, address: Address, loss: Tensor, values: Mapping[str, Tensor]) -> Tensor:
+        """One factor for every element of the loss: `[B]` or `[B, T]`."""
+        factor = values[address.key].to(loss.dtype)
+        if address.detached:
+            factor = factor.detach()
+        if not factor.dim() or factor.shape != loss.shape[: factor.dim()]:
+            raise GraphError(
+                f"'{address}' is {list(factor.shape)}, the loss {list(loss.shape)}: not one factor per sample or token",
+                where=self.binding.where,
+                next="write a value [B], or use a loss that returns [B, T] for a value [B, T]",
+            )
+        return factor.reshape(factor.shape + (1,) * (loss.dim() - factor.dim())).expand_as(loss)

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from mmkd.components import Critic, Encoder, Loss, Projector, Sample, Schedule, trainable
+from mmkd.components import Critic, Loss, Projector, Sample, Schedule, trainable
 from mmkd.errors import GraphError
 from mmkd.graph.binding import Binding
 from mmkd.graph.collate import Collator
 from mmkd.graph.node import Node
-from mmkd.graph.phase import Phase
+from mmkd.graph.phase import Phase, frozen
 from mmkd.graph.plan import Plan, located, preserved
 from mmkd.graph.term import Term
 from mmkd.graph.value import Address, parse
@@ -76,8 +76,10 @@ class TrainingGraph(nn.Module):
         self.exported: tuple[str, ...] = ()
         """Networks and projectors that the exported model keeps."""
         self.phases: tuple[Phase, ...] = ()
-        self._pending: list[dict[str, dict[str, Any]]] = []
+        self._updated: list[tuple[Binding, frozenset[str]]] = []  # with the ports that `update` names
+        self._pending: list[list[dict[str, Any]]] = []  # what those ports read, by micro-batch
         self.register_state_dict_post_hook(_omit_constant)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_complete)  # type: ignore[no-untyped-call]
         for node in self.roles.values():
             if not node.trained:
                 node.freeze()
@@ -98,22 +100,28 @@ class TrainingGraph(nn.Module):
         self._apply_schedules()
         with self._autocast():
             probe = Plan(self.roles, self.bound, self._readers(), probing=True)
-            values = probe.probe(example, _setup)
+            values = probe.probe(example, self._setup)
             probe.close()
             self.plan.learn(example)
         for term in self.terms:
             with located(term.binding.where):
-                _setup(term.binding, values)
+                self._setup(term.binding, values)
                 with preserved([term.loss]):
                     term(values)
         self.phases = tuple(self._phases())
-        self._updated = [b for b in [*self.plan.projectors, *(t.binding for t in self.terms)] if _updates(b.module)]
+        bindings = [*self.plan.projectors, *(term.binding for term in self.terms)]
+        self._updated = [(b, _update_ports(b.module)) for b in bindings if _updates(b.module)]
         self.widths = {b.name: b.shapes(values) for b in self.plan.projectors}
         """What each projector was set up with, by port."""
         self.sources = {run.id: run.sources(example) for run in self.plan.runs}
         """What feeds each network, by input."""
         self.shapes = {key: tuple(value.shape) for key, value in values.items() if isinstance(value, Tensor)}
         return self
+
+    def _setup(self, binding: Binding, values: Mapping[str, Tensor]) -> None:
+        if isinstance(binding.module, Projector | Loss):
+            binding.module.setup(**binding.shapes(values))
+            binding.module.to(self.device)
 
     def _phases(self) -> Iterator[Phase]:
         owned: set[int] = set()
@@ -140,12 +148,17 @@ class TrainingGraph(nn.Module):
     def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Losses of one batch; `loss` is their weighted sum, `<name>_loss` each one before its weight."""
         if len(self.phases) != 1 and torch.is_grad_enabled():
+            self._check_set_up()
             raise GraphError(
-                "this graph has critics with optimisers of their own" if self.phases else "the graph has not been set up",
+                "this graph has critics with optimisers of their own",
                 exists=[phase.name for phase in self.phases],
-                next="call graph.step(batch, optimizers)" if self.phases else "call graph.setup(example_batch)",
+                next="call graph.step(batch, optimizers)",
             )
         return self._objective(self._values(batch))
+
+    def _check_set_up(self) -> None:
+        if not self.phases:
+            raise GraphError("the graph has not been set up", next="call graph.setup(example_batch)")
 
     def _values(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         if self.scheduled:
@@ -166,15 +179,17 @@ class TrainingGraph(nn.Module):
         if total is None:
             raise GraphError("the graph has no loss", next="add one under losses:")
         out["loss"] = total
-        if self._updated and torch.is_grad_enabled():
-            self._pending.append({b.name: _updating(b, values) for b in self._updated})
+        if self._updated and self.training and torch.is_grad_enabled():
+            self._pending.append([_updating(binding, names, values) for binding, names in self._updated])
         return out
 
     def values(self, batch: Mapping[str, Any], addresses: Iterable[str], plan: Plan | None = None) -> dict[str, Tensor]:
         """Any values of the grammar for one batch, by address: `graph.values(batch, ["student.embedding"])`."""
-        plan = plan or self.reading(addresses)
-        with self._autocast():
-            values = plan.run(batch)
+        addresses = list(addresses)
+        with contextlib.ExitStack() as stack:
+            reading = plan or stack.enter_context(contextlib.closing(self.reading(addresses)))
+            stack.enter_context(self._autocast())
+            values = reading.run(batch)
         return {address: values[parse(address).key] for address in addresses}
 
     def reading(self, addresses: Iterable[str]) -> Plan:
@@ -196,29 +211,46 @@ class TrainingGraph(nn.Module):
             optimizers: one per phase, by name (`mmkd.engine.optimizer.optimizers(graph, ...)` makes them).
 
         Returns:
-            The losses of `forward` (means over the batches), `grad_norm` and `finite`, as detached tensors.
+            The losses of `forward` (means over the batches), `finite`, and `grad_norm` where `max_grad_norm` is given,
+            as detached tensors.
+
+        Raises:
+            GraphError: several batches for a loss that needs the whole one, or no parameter gets a gradient.
         """
+        self._check_set_up()
         batches = [batch] if isinstance(batch, Mapping) else batch
         *critics, main = self.phases
-        if critics and len(batches) > 1:
-            raise GraphError("critics see whole batches", next="set gradient_accumulation_steps to 1")
+        whole = [term for term in self.terms if term.loss.coupled or any(p.term == term.name for p in critics)]
+        if whole and len(batches) > 1:
+            raise GraphError(
+                f"{type(whole[0].loss).__name__} needs the whole batch at once, not {len(batches)} parts of it",
+                where=whole[0].binding.where,
+                next="train.gradient_accumulation_steps=1",
+            )
         optimizers["main"].zero_grad(set_to_none=True)
         sums: dict[str, Tensor] = {}
         for part in batches:
             values = self._values(part)
             for phase in critics:
                 self._critic_phase(phase, values, optimizers[phase.name])
-            with _frozen(p for phase in critics for p in phase.parameters):
+            with frozen(critics):
                 out = self._objective(values)
-                (out["loss"] / len(batches)).backward()  # type: ignore[no-untyped-call]
+                _share(out["loss"], batches).backward()  # type: ignore[no-untyped-call]
             for name, loss in out.items():
-                share = loss.detach() / len(batches)
+                share = _share(loss.detach(), batches)
                 sums[name] = sums[name] + share if name in sums else share
-        sums["grad_norm"] = _clip(main.parameters, max_grad_norm)
-        sums["finite"] = torch.isfinite(sums["grad_norm"]) & torch.isfinite(sums["loss"])
-        _apply(optimizers["main"], sums["finite"])
+        if max_grad_norm is not None:
+            sums["grad_norm"] = main.clip(max_grad_norm)
+        found = main.apply(optimizers["main"], sums["loss"])
+        sums["finite"] = found == 0
+        if found.device.type == "cpu" and found:
+            self._pending.clear()
         self.update()
         return sums
+
+    def grad_norm(self) -> Tensor:
+        """Norm of the gradient that the last step has left (after clipping)."""
+        return torch.nn.utils.get_total_norm(self.phases[-1].gradients())
 
     def _critic_phase(self, phase: Phase, values: Mapping[str, Tensor], optimizer: Optimizer) -> None:
         term = next(t for t in self.terms if t.name == phase.term)
@@ -227,7 +259,7 @@ class TrainingGraph(nn.Module):
             gradients = torch.autograd.grad(-loss if phase.ascend else loss, phase.parameters, allow_unused=True)
             for parameter, gradient in zip(phase.parameters, gradients, strict=True):
                 parameter.grad = gradient
-            _apply(optimizer, torch.isfinite(loss.detach()) & torch.isfinite(_clip(phase.parameters, None)))
+            phase.apply(optimizer, loss.detach())
 
     def update(self) -> None:
         """Tell the graph that an optimiser step has been applied: schedules move on, queues take in the batch."""
@@ -235,9 +267,8 @@ class TrainingGraph(nn.Module):
         pending, self._pending = self._pending, []
         if pending:
             with torch.no_grad():
-                for binding in self._updated:
-                    parts = [arguments[binding.name] for arguments in pending]
-                    binding.module.update(**_joined(parts))  # type: ignore[operator]
+                for (binding, _), *parts in zip(self._updated, *pending, strict=True):
+                    binding.module.update(**_joined(parts))
 
     def _apply_schedules(self) -> None:
         for item in self.scheduled:
@@ -280,15 +311,10 @@ class TrainingGraph(nn.Module):
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """As `nn.Module.load_state_dict`; constant networks and the second names of tied weights may be absent."""
-        result = super().load_state_dict(state_dict, strict=False, assign=assign)
-        state = self.state_dict()
-        loaded = {state[key].data_ptr() for key in state_dict if key in state}
-        missing = [k for k in result.missing_keys if not self._constant(k) and state[k].data_ptr() not in loaded]
-        if strict and (missing or result.unexpected_keys):
-            raise GraphError(
-                f"the state does not fit this graph: missing {missing[:5]}, unexpected {result.unexpected_keys[:5]}"
-            )
-        return result
+        try:
+            return super().load_state_dict(state_dict, strict=strict, assign=assign)
+        except RuntimeError as error:
+            raise GraphError(f"the state does not fit this graph: {error}") from error
 
 
 def _omit_constant(graph: TrainingGraph, state: dict[str, Any], prefix: str, _: Any) -> None:
@@ -296,29 +322,40 @@ def _omit_constant(graph: TrainingGraph, state: dict[str, Any], prefix: str, _: 
         del state[key]
 
 
-def _setup(binding: Binding, values: Mapping[str, Tensor]) -> None:
-    module = binding.module
-    if isinstance(module, Projector | Loss):
-        given = next((t for t in module.parameters()), None)
-        module.setup(**binding.shapes(values))
-        home = next((v.device for v in values.values() if isinstance(v, Tensor)), None)
-        if given is None and home is not None:
-            module.to(home)
+def _complete(graph: TrainingGraph, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """What `state` may leave out: constant networks stay as they are, tied weights load under every name."""
+    for name, node in graph.roles.items():
+        if node.constant:
+            for key, value in node.encoder.state_dict(prefix=f"{prefix}nodes.{name}.", keep_vars=True).items():
+                state.setdefault(key, value)
+    places = {
+        key: (value.data_ptr(), value.shape)
+        for key, value in graph.state_dict(prefix=prefix, keep_vars=True).items()
+        if isinstance(value, Tensor)
+    }
+    given = {place: key for key, place in places.items() if key in state}
+    for key, place in places.items():
+        if key not in state and place in given:
+            state[key] = state[given[place]]
 
 
 def _updates(module: nn.Module) -> bool:
     return isinstance(module, Projector | Loss) and type(module).update not in (Projector.update, Loss.update)
 
 
-def _updating(binding: Binding, values: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The ports that `update` names, detached."""
-    assert isinstance(binding.module, Projector | Loss)
-    wanted = inspect.signature(binding.module.update).parameters
-    return {
-        port: [v.detach() for v in value] if isinstance(value, list) else value.detach()
-        for port, value in binding.arguments(values, float32=True).items()
-        if port in wanted
-    }
+def _update_ports(module: nn.Module) -> frozenset[str]:
+    assert isinstance(module, Projector | Loss)
+    return frozenset(inspect.signature(module.update).parameters)
+
+
+def _updating(binding: Binding, names: frozenset[str], values: Mapping[str, Tensor]) -> dict[str, Any]:
+    """What the ports that `update` names read."""
+    arguments = binding.arguments(values, float32=True, detached=True)
+    return {port: value for port, value in arguments.items() if port in names}
+
+
+def _share(loss: Tensor, batches: Sequence[object]) -> Tensor:
+    return loss if len(batches) == 1 else loss / len(batches)
 
 
 def _joined(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -331,33 +368,3 @@ def _joined(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         else torch.cat([part[port] for part in parts])
         for port, first in parts[0].items()
     }
-
-
-def _clip(parameters: Sequence[nn.Parameter], max_norm: float | None) -> Tensor:
-    """The norm of the gradient before it is clipped; non-finite where any element is."""
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    if not gradients:
-        raise GraphError("no gradient reaches any trained parameter", next="mmkd explain RECIPE shows what is detached")
-    norm = torch.nn.utils.get_total_norm(gradients)
-    if max_norm is not None:
-        torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
-    return norm
-
-
-def _apply(optimizer: Optimizer, finite: Tensor) -> None:
-    """Step on the device only where `finite`, without waiting for it: fused kernels read the flag themselves."""
-    optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
-    optimizer.grad_scale = None  # type: ignore[attr-defined]
-    optimizer.step()
-
-
-@contextlib.contextmanager
-def _frozen(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
-    held = list(parameters)
-    for parameter in held:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in held:
-            parameter.requires_grad_(True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -43,11 +43,20 @@ class Wrapped(Encoder):
         made = self._transform(sample)
         return dict(made) if isinstance(made, Mapping) else {self._inputs[0]: made}
 
+    def transform_key(self) -> Hashable | None:
+        return None if self._transform is None else (id(self._transform), self._inputs)
+
     def forward(self, **fields: Tensor) -> dict[str, Tensor]:
         output = self.net(*(fields[name] for name in self._inputs))
         if isinstance(self._outputs, str):
             return {self._outputs: output}
-        named = self._outputs.items() if isinstance(self._outputs, Mapping) else zip(self._outputs, range(99), strict=False)
+        if isinstance(output, Tensor):
+            raise GraphError(
+                f"{type(self.net).__name__} returned one tensor, not items to be named {self.values()}",
+                next="name the one: mmkd.wrap(net, outputs='logits')",
+            )
+        given = self._outputs
+        named = given.items() if isinstance(given, Mapping) else [(name, i) for i, name in enumerate(given)]
         try:
             return {name: _item(output, place) for name, place in named}
         except (KeyError, IndexError, AttributeError, TypeError) as error:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from itertools import pairwise
-from xml.sax.saxutils import escape, quoteattr
+from xml.sax.saxutils import escape
 
 from PIL import Image, ImageDraw, ImageFont
 from PIL.ImageFont import FreeTypeFont
@@ -111,18 +111,22 @@ def _element(shape: Shape) -> str:
         case Box(x, y, w, h, fill, stroke, r):
             paint = f'fill="{fill}"' + (f' stroke="{stroke}" stroke-width="1.2"' if stroke else "")
             if shape.flat:
-                outline = f"M{x:.1f} {y + h:.1f}v{r - h:.1f}a{r} {r} 0 0 1 {r} {-r}h{w - 2 * r:.1f}a{r} {r} 0 0 1 {r} {r}v{h - r:.1f}z"
+                up, over, down = f"v{r - h:.1f}", f"h{w - 2 * r:.1f}", f"v{h - r:.1f}z"
+                corners = f"a{r} {r} 0 0 1 {r} {-r}", f"a{r} {r} 0 0 1 {r} {r}"
+                outline = f"M{x:.1f} {y + h:.1f}{up}{corners[0]}{over}{corners[1]}{down}"
                 return f'<path d="{outline}" {paint}/>'
             return f'<rect x="{x:.1f}" y="{y:.1f}" width="{w:.1f}" height="{h:.1f}" rx="{r}" {paint}/>'
         case Text(x, y, text, fill, size, ends):
-            place = f'x="{x:.1f}" y="{y:.1f}" font-size="{size:g}" fill="{fill}"' + (' text-anchor="end"' if ends else "")
+            place = f'x="{x:.1f}" y="{y:.1f}"' + (' text-anchor="end"' if ends else "")
+            look = f'font-size="{size:g}" fill="{fill}"'
             fitted = f'textLength="{text_width(text, size):.1f}" lengthAdjust="spacingAndGlyphs"'
-            return f"<text {place} {fitted}>{escape(text)}</text>"
+            return f"<text {place} {look} {fitted}>{escape(text)}</text>"
         case Curve(points, stroke, width, dashed):
             first, *rest = [f"{x:.1f} {y:.1f}" for x, y in points]
             curves = "".join("C" + " ".join(rest[i : i + 3]) for i in range(0, len(rest), 3))
+            look = f'fill="none" stroke="{stroke}" stroke-width="{width:g}"'
             dashes = f' stroke-dasharray="{DASH[0]:g} {DASH[1]:g}"' if dashed else ""
-            return f'<path d="M{first}{curves}" fill="none" stroke={quoteattr(stroke)} stroke-width="{width:g}"{dashes}/>'
+            return f'<path d="M{first}{curves}" {look}{dashes}/>'
         case Dot(x, y, fill, stroke, r):
             return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{r:g}" fill="{fill}" stroke="{stroke}" stroke-width="1.6"/>'
 
@@ -138,7 +142,8 @@ def png(shapes: Iterable[Shape], width: float, height: float, title: str) -> byt
     for shape in shapes:
         _paint(pen, shape, k)
     out = BytesIO()
-    image.resize((round(width * SCALE), round(height * SCALE)), Image.Resampling.LANCZOS).save(out, "PNG", optimize=True)
+    image = image.resize((round(width * SCALE), round(height * SCALE)), Image.Resampling.LANCZOS)
+    image.save(out, "PNG")
     return out.getvalue()
 
 

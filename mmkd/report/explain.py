@@ -107,10 +107,10 @@ class _Explanation:
     def _pass(run: NodeRun) -> str:
         taps = [tap.key for tap in run.recorder.taps]
         if facts.stops(run):
-            return f"stops early, as soon as {taps[0]} is there" if len(taps) == 1 else "stops early, at the deepest of what is read"
+            return f"stops early, as soon as {taps[0] if len(taps) == 1 else 'the deepest of these'} is there"
         if run.published:
             return f"full, since the whole network makes {some(list(run.published), 2)}"
-        return "full, since BatchNorm in training needs it; what is read lies inside" if taps else "none: only parameters are read"
+        return "full, since BatchNorm in training needs all of it" if taps else "none: only parameters are read"
 
     @staticmethod
     def _cache(node: Node) -> Iterator[Fact]:

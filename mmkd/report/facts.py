@@ -71,12 +71,13 @@ def totals(graph: TrainingGraph) -> dict[str, tuple[int, int]]:
     return found
 
 
-def trained(graph: TrainingGraph) -> str:
+def budget(graph: TrainingGraph) -> str:
     """One line: trained parameters by owner, and frozen ones."""
     sums = totals(graph)
     parts = [f"{owner} {count(sums[owner][0])}" for owner in OWNERS if sums[owner][0]]
-    frozen = sum(total - moved for moved, total in sums.values())
-    return f"{counted(sum(moved for moved, _ in sums.values()), 'parameter')} trained ({', '.join(parts)}), {count(frozen)} frozen"
+    trained, total = (sum(column) for column in zip(*sums.values(), strict=True))
+    frozen = f", {count(total - trained)} frozen" if total > trained else ""
+    return f"{counted(trained, 'parameter')} trained ({', '.join(parts)}){frozen}"
 
 
 def weight(term: Term, total: int) -> str:

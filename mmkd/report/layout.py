@@ -28,13 +28,15 @@ class Port:
 
 @dataclass(eq=False)
 class Card:
-    """A box with rows of ports. `width` is that of its text, then that of its layer; `head` is what stands above the rows."""
+    """A box with rows of ports."""
 
     layer: int
     left: list[Port] = field(default_factory=list)
     right: list[Port] = field(default_factory=list)
     width: float = 0
+    """Of its text at first; all cards of a layer become as wide as the widest."""
     head: float = 0
+    """Height of what stands above the rows."""
     x: float = 0
     y: float = 0
 

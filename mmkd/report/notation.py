@@ -12,10 +12,9 @@ from mmkd.graph.training_graph import TrainingGraph
 
 def count(number: int) -> str:
     """A count in three digits: `9,412`, `86.6 M`, `1.24 G`."""
-    for size, unit in ((10**9, "G"), (10**6, "M"), (10**4, "k")):
-        if number >= size:
-            scaled = number / (1000 if unit == "k" else size)
-            return f"{scaled:.{max(0, 3 - len(str(int(scaled))))}f} {unit}"
+    for least, size, unit in ((999.5e6, 1e9, "G"), (999.5e3, 1e6, "M"), (10e3, 1e3, "k")):
+        if number >= least:
+            return f"{number / size:#.3g}".rstrip(".") + f" {unit}"
     return f"{number:,}"
 
 
@@ -45,7 +44,7 @@ class Shapes:
 
     def __init__(self, graph: TrainingGraph) -> None:
         if not graph.phases:
-            raise GraphError("the graph has not been set up", next="call graph.setup(example_batch), or mmkd.build(recipe)")
+            raise GraphError("the graph has not been set up", next="call graph.setup(example_batch)")
         self._shapes = graph.shapes
         self._constants = {key for run in graph.plan.runs for key in run.constants}
         fed = [shape for sources in graph.sources.values() for _, shape in sources.values()]

@@ -1,4 +1,4 @@
-"""Plugin `language`: text encoders."""
+"""Plugin `language`: text encoders and caption augmentation."""
 
 from __future__ import annotations
 
@@ -9,3 +9,4 @@ import mmkd
 def mmkd_register(registry: mmkd.Registry) -> None:
     registry.encoder("sentence", "mmkd_language.sentence:SentenceEncoder", paper="Sentence-BERT")
     registry.encoder("transformer", "mmkd_language.transformer:TextTransformer", paper="Attention Is All You Need")
+    registry.curator("tag_dropout", "mmkd_language.tag_dropout:TagDropout", paper="Deep Averaging Network")

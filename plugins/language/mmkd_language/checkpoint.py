@@ -7,6 +7,7 @@ import importlib.metadata
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
+
 from mmkd.errors import MmkdError
 
 WEIGHTS = "model.safetensors"

@@ -7,15 +7,15 @@ import functools
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
-import mmkd
 import torch
 import torch.nn.functional as F
-from mmkd.errors import MmkdError
 from pydantic import Field
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
 from transformers.utils import logging
 
+import mmkd
+from mmkd.errors import MmkdError
 from mmkd_language.checkpoint import checksum, folder, weights
 from mmkd_language.tokens import Tokenizer, masked_mean
 
@@ -72,6 +72,11 @@ class SentenceEncoder(mmkd.Encoder):
     @property
     def network(self) -> nn.Module:
         return self.net
+
+    @property
+    def embedding_dim(self) -> int:
+        """Width of `embedding`."""
+        return int(self.net.config.hidden_size)  # type: ignore[union-attr, arg-type]
 
     @functools.cached_property
     def _blocks(self) -> list[str]:
@@ -140,13 +145,13 @@ def _load(model: str, pretrained: str | None) -> nn.Module:
         config = AutoConfig.from_pretrained(str(folder(model)), local_files_only=True)
         network: nn.Module
         if pretrained is None:
-            network = AutoModel.from_config(config, dtype=torch.float32)
+            network = AutoModel.from_config(config, dtype=torch.float32)  # type: ignore[no-untyped-call]
         else:
             network = AutoModel.from_pretrained(
                 str(folder(pretrained)), config=config, dtype=torch.float32, use_safetensors=True, local_files_only=True
             )
     if isinstance(getattr(network, "pooler", None), nn.Module):
-        network.pooler = None  # a head for next-sentence prediction, which no pooling here reads
+        network.pooler = None  # type: ignore[assignment]  # a head for next-sentence prediction, which no pooling here reads
     return network
 
 
@@ -154,11 +159,11 @@ def _load(model: str, pretrained: str | None) -> nn.Module:
 def _quiet() -> Iterator[None]:
     """No progress bars or loading reports of transformers inside."""
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
         logging.set_verbosity(level)
         if bars:
-            logging.enable_progress_bar()
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]

@@ -6,9 +6,9 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
-from mmkd.errors import DataError
 from torch import Tensor
 
+from mmkd.errors import DataError
 from mmkd_language.checkpoint import folder
 
 BYTES = "bytes"

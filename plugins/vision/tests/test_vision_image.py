@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
-from mmkd.errors import DataError
 from mmkd_vision.image import rgb
 from PIL import Image
+
+from mmkd.errors import DataError
 
 RED = (200, 10, 10)
 
@@ -16,7 +17,8 @@ def test_opaque_colours_survive(mode):
 @pytest.mark.parametrize("mode", ["L", "LA", "1"])
 def test_grey_becomes_three_equal_channels(mode):
     image = rgb(Image.new("L", (4, 4), 255).convert(mode))
-    assert image.mode == "RGB" and image.getpixel((0, 0)) == (255, 255, 255)
+    assert image.mode == "RGB"
+    assert image.getpixel((0, 0)) == (255, 255, 255)
 
 
 def test_alpha_is_laid_over_the_background():

@@ -6,10 +6,11 @@ import hashlib
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Annotated, Any
 
-import mmkd
-from mmkd.errors import DataError, GraphError, RecipeError
 from pydantic import Field
 from torch import Tensor, nn
+
+import mmkd
+from mmkd.errors import DataError, GraphError, RecipeError
 
 TOWERS = ("image", "text")
 
@@ -33,9 +34,7 @@ class DualTower(mmkd.Encoder):
         RecipeError: a tower publishes no `embedding`, or a head is wanted and the tower does not say its width.
     """
 
-    def __init__(
-        self, image: mmkd.Encoder, text: mmkd.Encoder, dim: Annotated[int, Field(gt=0)] | None = None
-    ) -> None:
+    def __init__(self, image: mmkd.Encoder, text: mmkd.Encoder, dim: Annotated[int, Field(gt=0)] | None = None) -> None:
         super().__init__()
         self.image, self.text = image, text
         self.towers: Mapping[str, mmkd.Encoder] = {"image": image, "text": text}
@@ -66,9 +65,7 @@ class DualTower(mmkd.Encoder):
     def transform(self, sample: mmkd.Sample) -> dict[str, Any]:
         present = [side for side in TOWERS if side in sample] or TOWERS
         return {
-            f"{side}.{field}": value
-            for side in present
-            for field, value in self.towers[side].transform(sample).items()
+            f"{side}.{field}": value for side in present for field, value in self.towers[side].transform(sample).items()
         }
 
     def transform_key(self) -> Hashable | None:
@@ -77,7 +74,9 @@ class DualTower(mmkd.Encoder):
 
     def collate(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         if any(row.keys() != rows[0].keys() for row in rows):
-            raise DataError("some samples of a batch have an image or a text that others lack", where="vision_language.dual_tower")
+            raise DataError(
+                "some samples of a batch have an image or a text that others lack", where="vision_language.dual_tower"
+            )
         batch: dict[str, Any] = {}
         for side, tower in self.towers.items():
             own = [_stripped(row, side) for row in rows]
@@ -106,7 +105,10 @@ class DualTower(mmkd.Encoder):
             elif required:
                 raise GraphError(f"the samples have no {side}, and its tower is wanted", exists=sorted(fields))
         tower.wanted = self._wanted(side)
-        values: dict[str, Tensor] = dict(tower(**given))
+        try:
+            values: dict[str, Tensor] = dict(tower(**given))
+        finally:
+            tower.wanted = None
         if side in self.heads and "embedding" in values:
             values["embedding"] = self.heads[side](values["embedding"])
         return values

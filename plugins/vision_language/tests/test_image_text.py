@@ -1,0 +1,121 @@
+"""Image-text dataset: tables, paths, pictures, and errors that name file and line."""
+
+import json
+from pathlib import Path
+
+import pytest
+from mmkd_vision_language.image_text import ImageTextDataset
+from PIL import Image
+
+from mmkd.errors import DataError
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three small pictures, one in a subfolder."""
+    (tmp_path / "more").mkdir()
+    for name, colour in {"a.png": "red", "b.jpg": "green", "more/c.webp": "blue"}.items():
+        Image.new("RGB", (6, 4), colour).save(tmp_path / name)
+    return tmp_path
+
+
+def test_csv(folder: Path) -> None:
+    (folder / "captions.csv").write_text('image,text,label\na.png,"red, all of it",3\nmore/c.webp,blue,\n')
+    dataset = ImageTextDataset(str(folder))
+    assert len(dataset) == 2
+    first, second = dataset[0], dataset[1]
+    assert (first["key"], first["text"], first["label"]) == ("a.png", "red, all of it", 3)
+    assert first["image"].getpixel((0, 0)) == (255, 0, 0)
+    assert second["key"] == "more/c.webp" and "label" not in second
+
+
+@pytest.mark.parametrize("name", ["captions.jsonl", "metadata.jsonl"])
+def test_jsonl_with_other_columns(folder: Path, name: str) -> None:
+    rows = [{"file_name": "a.png", "caption": "red"}, {"file_name": "b.jpg", "caption": "green"}]
+    (folder / name).write_text("\n".join(map(json.dumps, rows)) + "\n\n")
+    for path in (folder, folder / name):
+        dataset = ImageTextDataset(str(path), image_column="file_name", text_column="caption")
+        assert [dataset[i]["text"] for i in range(2)] == ["red", "green"]
+
+
+def test_several_captions_have_keys_of_their_own(folder: Path) -> None:
+    (folder / "captions.csv").write_text("image,text\na.png,one\nb.jpg,two\na.png,three\n")
+    dataset = ImageTextDataset(str(folder))
+    assert [dataset[i]["key"] for i in range(3)] == ["a.png#0", "b.jpg", "a.png#2"]
+
+
+def test_pictures_without_captions(folder: Path) -> None:
+    dataset = ImageTextDataset(str(folder), captions=False)
+    assert [dataset[i]["key"] for i in range(3)] == ["a.png", "b.jpg", "more/c.webp"]
+    assert "text" not in dataset[0]
+
+
+def test_upright_and_first_frame(folder: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (6, 4)).save(folder / "b.jpg", exif=exif)
+    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
+    frames[0].save(folder / "a.gif", save_all=True, append_images=frames[1:])
+    dataset = ImageTextDataset(str(folder), captions=False)
+    by_key = {dataset[i]["key"]: dataset[i]["image"] for i in range(len(dataset))}
+    assert by_key["b.jpg"].size == (4, 6)
+    assert by_key["a.gif"].convert("RGB").getpixel((0, 0)) == (255, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("image,text\na.png,red\nz.png,?\n", r"captions.csv:3: there is no file 'z.png'"),
+        ("image,text\n../a.png,red\n", r"captions.csv:2: '../a.png' lies outside"),
+        ("image,text\n/etc/hostname,red\n", r"captions.csv:2: '/etc/hostname' lies outside"),
+        ("image,caption\na.png,red\n", r"captions.csv:2: column 'text' is missing"),
+        ("image,text\na.png,\n", r"captions.csv:2: column 'text' is empty"),
+        ("image,text,label\na.png,red,x\n", r"captions.csv:2: label 'x' is no integer"),
+        ("image,text\n", "captions.csv: holds no pictures"),
+    ],
+)
+def test_table_errors(folder: Path, table: str, message: str) -> None:
+    (folder / "captions.csv").write_text(table)
+    with pytest.raises(DataError, match=message):
+        ImageTextDataset(str(folder))
+
+
+def test_link_out_of_the_folder_is_refused(folder: Path) -> None:
+    inner = folder / "more"
+    (inner / "link.png").symlink_to(folder / "a.png")
+    (inner / "captions.csv").write_text("image,text\nlink.png,red\n")
+    with pytest.raises(DataError, match="lies outside"):
+        ImageTextDataset(str(inner))
+
+
+@pytest.mark.parametrize("line", ['{"image": "a.png", "text": }', "[1]"])
+def test_bad_json_names_its_line(folder: Path, line: str) -> None:
+    (folder / "captions.jsonl").write_text('{"image": "a.png", "text": "red"}\n' + line + "\n")
+    with pytest.raises(DataError, match=r"captions.jsonl:2: is"):
+        ImageTextDataset(str(folder))
+
+
+def test_folder_errors(folder: Path) -> None:
+    with pytest.raises(DataError, match="does not exist"):
+        ImageTextDataset(str(folder / "nowhere"))
+    with pytest.raises(DataError, match="no table of captions"):
+        ImageTextDataset(str(folder))
+    with pytest.raises(DataError, match="is no table"):
+        ImageTextDataset(str(folder / "a.png"))
+    (folder / "empty").mkdir()
+    with pytest.raises(DataError, match="holds no pictures"):
+        ImageTextDataset(str(folder / "empty"), captions=False)
+
+
+def test_bad_pictures_name_the_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("RGB", (6, 4)).save(folder / "tiff.png", "TIFF")
+    (folder / "cut.png").write_bytes((folder / "a.png").read_bytes()[:50])
+    dataset = ImageTextDataset(str(folder), captions=False)
+    place = {row.image: i for i, row in enumerate(dataset.rows)}
+    with pytest.raises(DataError, match=r"tiff.png: is no picture"):
+        dataset[place["tiff.png"]]
+    with pytest.raises(DataError, match=r"cut.png: cannot be read"):
+        dataset[place["cut.png"]]
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
+    with pytest.raises(DataError, match=r"a.png: is too large"):
+        dataset[place["a.png"]]
