@@ -14,6 +14,8 @@ from mmkd.errors import GraphError
 from mmkd.graph.value import Address, parse
 from mmkd.signature import ports
 
+HALF = frozenset({torch.bfloat16, torch.float16})
+
 DEFAULT = {"label": "batch.label"}
 """Ports that are bound without a word in the recipe."""
 
@@ -66,7 +68,7 @@ def _read(values: Mapping[str, Tensor], address: Address, float32: bool, detache
     value = values[address.key]
     if detached or address.detached:
         value = value.detach()
-    if float32 and isinstance(value, Tensor) and value.dtype in (torch.bfloat16, torch.float16):
+    if float32 and isinstance(value, Tensor) and value.dtype in HALF:
         value = value.float()
     return value
 

@@ -32,7 +32,7 @@ class Phase:
         Raises:
             GraphError: there is none at all.
         """
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        gradients = [gradient for p in self.parameters if (gradient := p.grad) is not None]
         if not gradients:
             raise GraphError(
                 f"no gradient reaches any parameter of phase '{self.name}'",
@@ -71,7 +71,7 @@ class Phase:
 
 def reads_flag(optimizer: Optimizer, found: Tensor) -> bool:
     """Whether the optimiser's kernel skips the step by itself; on a CPU reading the flag costs nothing."""
-    return found.device.type != "cpu" and getattr(optimizer, "_step_supports_amp_scaling", False)
+    return not found.is_cpu and getattr(optimizer, "_step_supports_amp_scaling", False)
 
 
 @contextlib.contextmanager

@@ -219,34 +219,44 @@ class TrainingGraph(nn.Module):
         """
         self._check_set_up()
         batches = [batch] if isinstance(batch, Mapping) else batch
-        *critics, main = self.phases
-        whole = [term for term in self.terms if term.loss.coupled or any(p.term == term.name for p in critics)]
-        if whole and len(batches) > 1:
-            raise GraphError(
-                f"{type(whole[0].loss).__name__} needs the whole batch at once, not {len(batches)} parts of it",
-                where=whole[0].binding.where,
-                next="train.gradient_accumulation_steps=1",
-            )
-        optimizers["main"].zero_grad(set_to_none=True)
-        sums: dict[str, Tensor] = {}
-        for part in batches:
-            values = self._values(part)
-            for phase in critics:
-                self._critic_phase(phase, values, optimizers[phase.name])
-            with frozen(critics):
-                out = self._objective(values)
-                _share(out["loss"], batches).backward()  # type: ignore[no-untyped-call]
-            for name, loss in out.items():
-                share = _share(loss.detach(), batches)
-                sums[name] = sums[name] + share if name in sums else share
+        if len(batches) > 1:
+            self._check_additive(len(batches))
+        main, optimizer = self.phases[-1], optimizers["main"]
+        optimizer.zero_grad(set_to_none=True)
+        parts = [self._backward(part, len(batches), optimizers) for part in batches]
+        out = parts[0] if len(parts) == 1 else {name: torch.stack([p[name] for p in parts]).sum(0) for name in parts[0]}
         if max_grad_norm is not None:
-            sums["grad_norm"] = main.clip(max_grad_norm)
-        found = main.apply(optimizers["main"], sums["loss"])
-        sums["finite"] = found == 0
-        if found.device.type == "cpu" and found:
+            out["grad_norm"] = main.clip(max_grad_norm)
+        found = main.apply(optimizer, out["loss"])
+        out["finite"] = found.logical_not()
+        if found.is_cpu and found:
             self._pending.clear()
         self.update()
-        return sums
+        return out
+
+    def _backward(
+        self, batch: Mapping[str, Any], parts: int, optimizers: Mapping[str, Optimizer]
+    ) -> dict[str, Tensor]:
+        """Critics' phases, then the gradient of one of `parts` batches; returns its share of the losses."""
+        values = self._values(batch)
+        *critics, _ = self.phases
+        for phase in critics:
+            self._critic_phase(phase, values, optimizers[phase.name])
+        with frozen(critics) if critics else contextlib.nullcontext():
+            out = self._objective(values)
+            loss = out["loss"] if parts == 1 else out["loss"] / parts
+            loss.backward()  # type: ignore[no-untyped-call]
+        return {name: loss.detach() if parts == 1 else loss.detach() / parts for name, loss in out.items()}
+
+    def _check_additive(self, parts: int) -> None:
+        critics = {phase.term for phase in self.phases}
+        for term in self.terms:
+            if term.loss.coupled or term.name in critics:
+                raise GraphError(
+                    f"{type(term.loss).__name__} needs the whole batch at once, not {parts} parts of it",
+                    where=term.binding.where,
+                    next="train.gradient_accumulation_steps=1",
+                )
 
     def grad_norm(self) -> Tensor:
         """Norm of the gradient that the last step has left (after clipping)."""
@@ -352,10 +362,6 @@ def _updating(binding: Binding, names: frozenset[str], values: Mapping[str, Tens
     """What the ports that `update` names read."""
     arguments = binding.arguments(values, float32=True, detached=True)
     return {port: value for port, value in arguments.items() if port in names}
-
-
-def _share(loss: Tensor, batches: Sequence[object]) -> Tensor:
-    return loss if len(batches) == 1 else loss / len(batches)
 
 
 def _joined(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
