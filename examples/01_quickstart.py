@@ -60,14 +60,18 @@ def picture(run: Path, recipe: mmkd.Recipe) -> Path:
         ports = arm.evaluate[0].arguments
         model = mmkd.from_pretrained(folder)
         with torch.no_grad():
-            images = model.values(model.collate(samples), [ports["a"]])[ports["a"]]
-            asked = [{**samples[0], "text": query} for query in QUERIES]
-            texts = model.values(model.collate(asked), [ports["b"]])[ports["b"]]
+            images = read(model, samples, ports["a"])
+            texts = read(model, [{"text": query} for query in QUERIES], ports["b"])
         scores = torch.nn.functional.normalize(texts, dim=-1) @ torch.nn.functional.normalize(images, dim=-1).T
         columns.append([[samples[i]["image"] for i in row] for row in scores.topk(5).indices.tolist()])
     path = run / "retrieved.png"
     sheet(QUERIES, {"with teacher": columns[0], "without": columns[1]}).save(path)
     return path
+
+
+def read(model: mmkd.TrainingGraph, samples: list[Any], value: str) -> torch.Tensor:
+    """One value of every sample; only the network that gives it runs."""
+    return model.values(model.collate(samples, [value]), [value])[value]
 
 
 if __name__ == "__main__":

@@ -26,14 +26,8 @@ LAYERS = (
 PUBLIC = {"mmkd", "mmkd.errors", "mmkd.testing"}
 """What a plugin may import of the host."""
 
-DOORS = {
-    "plugins/vision_language/mmkd_vision_language/search.py": {
-        "mmkd.compose",
-        "mmkd.graph.collate",
-        "mmkd.report.table",
-    },
-}
-"""Files that need more than the public face offers: reading an exported model's values over a dataset, and a table."""
+DOORS = {"plugins/vision_language/mmkd_vision_language/search.py": {"mmkd.compose", "mmkd.report.table"}}
+"""Files that need more than the public face offers: the evaluation datasets of a run, and a table."""
 
 MODEL_LIBRARIES = re.compile(
     r"\b(timm|open_clip|transformers|torchvision|diffusers|sentence_transformers|peft|torchaudio|trimesh|soundfile)\b"

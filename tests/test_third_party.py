@@ -59,6 +59,12 @@ def test_it_trains_from_a_recipe(barlow: Any) -> None:
     used = {plugin["id"]: plugin for plugin in json.loads((run / "provenance.json").read_text())["plugins"]}
     assert (used["barlow"]["distribution"], used["barlow"]["version"]) == ("mmkd-barlow", "0.2.0")
     assert used["local"]["version"].startswith("sha256:")
+    done = barlow.mmkd("evaluate", "run", "--plugin", "mine.py")
+    assert done.returncode == 0, done.stderr
+    head, *rows = done.stdout.splitlines()
+    assert head.split() == ["dataset", "metric", "student"]
+    names = [f"retrieval.{name}" for name in results["student"]["scores"]["eval"]["retrieval"]]
+    assert [row.split()[:2] for row in rows] == [["eval", name] for name in names]
 
 
 def test_it_works_from_plain_python(monkeypatch: pytest.MonkeyPatch) -> None:

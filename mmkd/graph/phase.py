@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -57,7 +58,7 @@ class Phase:
         """
         found = torch.zeros((), device=loss.device)
         checked = [*self.gradients(), loss]
-        torch._amp_foreach_non_finite_check_and_unscale_(checked, found, torch.ones_like(found))
+        torch._amp_foreach_non_finite_check_and_unscale_(checked, found, _one(found.device))
         if reads_flag(optimizer, found):
             optimizer.grad_scale, optimizer.found_inf = None, found  # type: ignore[attr-defined]
             try:
@@ -67,6 +68,11 @@ class Phase:
         elif not found:
             optimizer.step()
         return found
+
+
+@functools.cache
+def _one(device: torch.device) -> Tensor:
+    return torch.ones((), device=device)
 
 
 def reads_flag(optimizer: Optimizer, found: Tensor) -> bool:

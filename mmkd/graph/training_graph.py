@@ -183,14 +183,16 @@ class TrainingGraph(nn.Module):
             self._pending.append([_updating(binding, names, values) for binding, names in self._updated])
         return out
 
-    def values(self, batch: Mapping[str, Any], addresses: Iterable[str], plan: Plan | None = None) -> dict[str, Tensor]:
+    def values(self, batch: Mapping[str, Any], addresses: Iterable[str]) -> dict[str, Tensor]:
         """Any values of the grammar for one batch, by address: `graph.values(batch, ["student.embedding"])`."""
-        addresses = list(addresses)
-        with contextlib.ExitStack() as stack:
-            reading = plan or stack.enter_context(contextlib.closing(self.reading(addresses)))
-            stack.enter_context(self._autocast())
-            values = reading.run(batch)
-        return {address: values[parse(address).key] for address in addresses}
+        wanted = list(addresses)
+        plan = self.reading(wanted)
+        try:
+            with self._autocast():
+                values = plan.run(batch)
+        finally:
+            plan.close()
+        return {address: values[parse(address).key] for address in wanted}
 
     def reading(self, addresses: Iterable[str]) -> Plan:
         """A plan for these values, to be kept where they are read many times."""
@@ -274,11 +276,11 @@ class TrainingGraph(nn.Module):
     def update(self) -> None:
         """Tell the graph that an optimiser step has been applied: schedules move on, queues take in the batch."""
         self.steps += 1
-        pending, self._pending = self._pending, []
-        if pending:
+        if self._pending:
             with torch.no_grad():
-                for (binding, _), *parts in zip(self._updated, *pending, strict=True):
+                for (binding, _), *parts in zip(self._updated, *self._pending, strict=True):
                     binding.module.update(**_joined(parts))
+            self._pending.clear()
 
     def _apply_schedules(self) -> None:
         for item in self.scheduled:
@@ -291,9 +293,14 @@ class TrainingGraph(nn.Module):
 
     # -- samples ------------------------------------------------------------------------------------------------
 
-    def collate(self, samples: Sequence[Sample]) -> dict[str, Any]:
-        """Raw samples to a batch for every network."""
-        return Collator(list(self.roles.values()))(samples)
+    def collate(self, samples: Sequence[Sample], addresses: Iterable[str] | None = None) -> dict[str, Any]:
+        """Raw samples to a batch, for the networks that the losses read or that `addresses` need."""
+        plan = self.plan if addresses is None else self.reading(addresses)
+        runs = plan.runs if self.terms or addresses is not None else ()
+        nodes = [run.node for run in runs] or list(self.roles.values())
+        if plan is not self.plan:
+            plan.close()
+        return Collator(nodes)(samples)
 
     @property
     def device(self) -> torch.device:

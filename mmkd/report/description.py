@@ -88,7 +88,7 @@ def as_text(about: Mapping[str, Any]) -> str:
     shown = {
         name: ", ".join(value) if isinstance(value, list) else str(value) for name, value in facts.items() if value
     }
-    parts += ["\n".join(f"{name:13}{value}" for name, value in shown.items() if (name, value) != ("min_batch", "1"))]
+    parts += ["\n".join(f"{name:14}{value}" for name, value in shown.items() if (name, value) != ("min_batch", "1"))]
     for title in ("ports", "options"):
         if rows := about.get(title):
             parts.append("\n".join([f"{title}:", *_rows(rows)]))

@@ -107,19 +107,14 @@ def embed(model: TrainingGraph, address: str, samples: Any) -> Tensor:
 
     import torch
 
-    from mmkd.graph.collate import Collator, to_device
-
-    plan = model.reading([address])
-    collate = Collator([run.node for run in plan.runs])
     parts = []
     with torch.no_grad():
         while batch := list(itertools.islice(samples, BATCH)):
-            values = model.values(to_device(collate(batch), model.device), [address], plan)
+            values = model.values(model.collate(batch, [address]), [address])
             if values[address].dim() != 2:
                 shape = list(values[address].shape)
                 raise RecipeError(f"'{address}' is no embedding [B, D]: its shape is {shape}", where="search")
             parts.append(torch.nn.functional.normalize(values[address].float(), dim=-1).cpu())
-    plan.close()
     return torch.cat(parts)
 
 
