@@ -18,7 +18,7 @@ from mmkd_vision_language.picture import sheet
 
 import mmkd
 
-QUERIES = ("a sad cat", "something sweet to eat", "travel by sea", "bad weather", "a musical instrument", "falling in love")
+QUERIES = ("a sad cat", "something sweet to eat", "travel by sea", "bad weather", "a musical instrument", "love")
 
 
 def main() -> None:

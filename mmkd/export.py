@@ -29,7 +29,8 @@ FORMAT = 1
 def export(graph: TrainingGraph, recipe: Recipe, folder: Path, card: str) -> Path:
     """Write `config.json`, `model.safetensors` and `README.md`; what is train-only and not named in `export` is dropped.
 
-    Constant networks that `export` names are stored by reference: their options and the checksum of their weights.
+    Constant networks that `export` names are stored by reference, as options and the checksum of their weights; those
+    that have no checksum are stored whole.
     """
     names = recipe.exported()
     specs = {**recipe.student_nodes(), **recipe.teacher_nodes()}
@@ -47,6 +48,9 @@ def export(graph: TrainingGraph, recipe: Recipe, folder: Path, card: str) -> Pat
     config["plugins"] = {p.id: f"{p.distribution} {p.version}" for p in plugins.host().plugins if p.id in _used(config)}
     state = graph.state_dict()
     kept = tuple(f"nodes.{name}." for name in config["nodes"]) + tuple(f"projectors.{name}." for name in config["projectors"])
+    for name, entry in config["nodes"].items():
+        if entry["constant"] and entry["fingerprint"] is None:
+            state |= {f"nodes.{name}.{key}": value for key, value in graph.roles[name].encoder.state_dict().items()}
     tensors = checkpoint.distinct({key: value for key, value in state.items() if key.startswith(kept)})
     aside = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(aside, ignore_errors=True)
@@ -120,7 +124,10 @@ def from_pretrained(path: str | Path, *, nodes: Mapping[str, nn.Module] | None =
     except MmkdError as error:
         raise error.at(str(folder / "config.json")) from error.__cause__
     for name, entry in config["nodes"].items():
-        if entry["constant"] and (now := built[name].encoder.fingerprint()) != entry["fingerprint"]:
+        if entry["constant"] and entry["fingerprint"] is None:
+            own = {k: tensors.pop(k) for k in list(tensors) if k.startswith(f"nodes.{name}.")}
+            built[name].encoder.load_state_dict({k.removeprefix(f"nodes.{name}."): v for k, v in own.items()})
+        elif entry["constant"] and (now := built[name].encoder.fingerprint()) != entry["fingerprint"]:
             raise TrainingError(
                 f"the weights of '{name}' are {now}, the model was trained with {entry['fingerprint']}", where=str(folder)
             )

@@ -153,6 +153,7 @@ def evaluate(
     found = checkpoint.checkpoints(folder)
     if not found:
         raise TrainingError("has no checkpoint", where=str(folder), next="mmkd distill RECIPE --resume")
+    seed_everything(recipe.train.seed)  # a teacher without weights of its own is the run's again
     graph = build(recipe, nodes=nodes, data=data)
     checkpoint.restore(found[-1], graph, {})
     return evaluation(recipe, data)(graph, graph.steps, graph.steps)

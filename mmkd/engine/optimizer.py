@@ -25,6 +25,9 @@ def optimizers(graph: TrainingGraph, train: Train) -> dict[str, Optimizer]:
         else:
             groups = _groups(phase.parameters, train.weight_decay)
             made[phase.name] = torch.optim.SGD(groups, lr=train.lr, momentum=train.momentum, fused=True)
+            if train.momentum:  # a first step that is skipped on the device would leave the buffers uninitialised
+                for parameter in phase.parameters:
+                    made[phase.name].state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return made
 
 

@@ -68,9 +68,9 @@ class TrainingGraph(nn.Module):
         self.scheduled, self.total_steps, self.precision = list(scheduled), total_steps, precision
         self.steps = 0
         """Optimiser steps applied so far."""
-        self.nodes = nn.ModuleDict({name: node.encoder for name, node in self.roles.items()})
-        self.projectors = nn.ModuleDict({name: b.module for name, b in self.bound.items()})
-        self.losses = nn.ModuleDict({term.name: term.loss for term in self.terms})
+        self.nodes = _named({name: node.encoder for name, node in self.roles.items()})
+        self.projectors = _named({name: b.module for name, b in self.bound.items()})
+        self.losses = _named({term.name: term.loss for term in self.terms})
         self.schedules = nn.ModuleList(self._schedules())
         self.plan = Plan(self.roles, self.bound, self._readers())
         self.exported: tuple[str, ...] = ()
@@ -141,7 +141,7 @@ class TrainingGraph(nn.Module):
         if head == "nodes":
             return "student" if self.roles[rest.partition(".")[0]].trained else "teacher"
         critics = {id(p) for phase in self.phases if phase.term for p in phase.parameters}
-        return "critic" if id(self.get_parameter(parameter)) in critics else "auxiliary"
+        return "critic" if id(dict(self.named_parameters())[parameter]) in critics else "auxiliary"
 
     # -- running ------------------------------------------------------------------------------------------------
 
@@ -332,6 +332,13 @@ class TrainingGraph(nn.Module):
             return super().load_state_dict(state_dict, strict=strict, assign=assign)
         except RuntimeError as error:
             raise GraphError(f"the state does not fit this graph: {error}") from error
+
+
+def _named(modules: Mapping[str, nn.Module]) -> nn.ModuleDict:
+    """Modules by names of the user's choice; `half` or `values` may be among them."""
+    held = nn.ModuleDict()
+    held._modules.update(modules)
+    return held
 
 
 def _omit_constant(graph: TrainingGraph, state: dict[str, Any], prefix: str, _: Any) -> None:

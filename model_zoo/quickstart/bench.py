@@ -1,12 +1,21 @@
-"""The quickstart measured: 5 folds x 3 seeds, with the teacher, without it, and with a bag of tags in its place.
+"""The quickstart measured: 5 folds x 3 seeds of the same student, taught by different things.
 
-All arms are tuned by the same grid on a validation split of training emoji. Every run is kept in `--runs`, so that the
-bench can be stopped and goes on where it was. Writes `results.json` beside this file and prints the table.
+    teacher                  the pretrained sentence encoder of the recipe
+    no_teacher               the recipe's baseline: a text tower from scratch, InfoNCE
+    no_teacher_tag_dropout   the same with half of the tags of a caption left out at random
+    bag_of_tags              a teacher that knows no language: tf-idf over the words of the training captions
+
+All arms are tuned by the same grid on a validation split of training emoji. `held_out` is a plain split, the one that
+earlier figures use; `held_out_families` keeps near-duplicates (gender, size, direction) out of training too. Every run
+is kept in `--runs`, so that the bench can be stopped and goes on where it was. Writes `results.json` beside this file
+and prints the table.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import hashlib
 import itertools
 import json
 import math
@@ -14,7 +23,6 @@ import multiprocessing
 import os
 import re
 import shutil
-import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -22,8 +30,13 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-ARMS = ("teacher", "no_teacher", "bag_of_tags")
-GRID = {"train.lr": ("1e-3", "3e-3"), "losses.contrastive.temperature": ("0.05", "0.1")}
+ARMS = ("teacher", "no_teacher", "no_teacher_tag_dropout", "bag_of_tags")
+SPLITS = {"held_out": False, "held_out_families": True}
+GRID = [
+    {"train.lr": lr, "losses.contrastive.temperature": temperature, "losses.contrastive.learnable": learnable}
+    for lr in ("2e-3", "4e-3")
+    for temperature, learnable in (("0.05", "true"), ("0.1", "false"))
+]
 RECALL = (1, 5, 10)
 
 
@@ -32,48 +45,53 @@ def train_and_rank(job: dict[str, Any]) -> dict[str, Any]:
     file = Path(job["file"])
     if file.is_file():
         return json.loads(file.read_text())  # type: ignore[no-any-return]
-    import torch
-
-    import mmkd
-    from mmkd.plugins import host
-
-    torch.set_num_threads(1)
-    emoji = host().catalogue.get("dataset", "vision_language.emoji").load()
-    recipe = mmkd.load_recipe("vision_language.emoji", job["overrides"])
-    nodes: dict[str, torch.nn.Module] = {}
-    if job["arm"] == "no_teacher":
-        plain = recipe.baseline_recipe()
-        assert plain is not None
-        recipe = plain
-    elif job["arm"] == "bag_of_tags":
-        train = emoji(split=job["train"], fold=job["fold"])
-        nodes = {"teacher": bag_of_tags([train[i]["text"] for i in range(len(train))])}
-        recipe = mmkd.load_recipe(
-            {**recipe.to_dict(), "teacher": {"cache": "memory"}}, [f"name={json.dumps('bag of tags')}"]
-        )
     folder = file.with_suffix("")
     shutil.rmtree(folder, ignore_errors=True)
-    started = time.monotonic()
-    mmkd.distill(recipe, output_dir=folder, nodes=nodes, baseline=False)
-    seconds = time.monotonic() - started
-    model = mmkd.from_pretrained(folder, nodes=nodes)
-    retrieval = recipe.evaluate[0].arguments
-    test = emoji(split=job["test"], fold=job["fold"])
-    samples = [test[i] for i in range(len(test))]
-    with torch.no_grad():
-        values = model.values(model.collate(samples), [retrieval["a"], retrieval["b"]])
-    result = {
-        "keys": [sample["key"] for sample in samples],
-        "ranks": ranks(values[retrieval["b"]], values[retrieval["a"]], [sample["group"] for sample in samples]),
-        "seconds": seconds,
-    }
+    folder.mkdir()
+    with (folder / "run.log").open("w") as log, contextlib.redirect_stderr(log):
+        result = _train_and_rank(job, folder / "run")
     file.write_text(json.dumps(result))
     shutil.rmtree(folder)
     return result
 
 
+def _train_and_rank(job: dict[str, Any], folder: Path) -> dict[str, Any]:
+    import torch
+    from mmkd_vision_language.emoji_dataset import EmojiDataset
+
+    import mmkd
+
+    torch.set_num_threads(1)
+    recipe = mmkd.load_recipe("vision_language.emoji", job["overrides"])
+    nodes: dict[str, torch.nn.Module] = {}
+    if job["arm"].startswith("no_teacher"):
+        plain = recipe.baseline_recipe()
+        assert plain is not None
+        changed = plain.to_dict()
+        if job["arm"] == "no_teacher_tag_dropout":
+            changed["data"]["curators"].append({"use": "language.tag_dropout", "rate": 0.5})
+    else:
+        changed = recipe.to_dict()
+        if job["arm"] == "bag_of_tags":
+            train = EmojiDataset(split=job["train"], fold=job["fold"], grouped=job["grouped"])
+            nodes = {"teacher": bag_of_tags([train[i]["text"] for i in range(len(train))])}
+            changed["teacher"] = {"cache": "memory"}
+    recipe = mmkd.load_recipe(changed)
+    started = time.process_time()
+    mmkd.distill(recipe, output_dir=folder, nodes=nodes, baseline=False)
+    seconds = time.process_time() - started
+    model = mmkd.from_pretrained(folder, nodes=nodes)
+    a, b = (recipe.evaluate[0].arguments[port] for port in "ab")
+    test = EmojiDataset(split=job["test"], fold=job["fold"], grouped=job["grouped"])
+    samples = [test[i] for i in range(len(test))]
+    with torch.no_grad():
+        values = model.values(model.collate(samples, [a, b]), [a, b])
+    found = ranks(values[b], values[a], [sample["group"] for sample in samples])
+    return {"keys": [sample["key"] for sample in samples], "ranks": found, "cpu_seconds": seconds}
+
+
 def ranks(queries: Any, candidates: Any, groups: Sequence[int]) -> list[int]:
-    """Rank (from 1) of the right picture for each query; pictures of one group are the same picture, ties count against."""
+    """Rank (from 1) of the right picture for each query; pictures of one group are one picture, ties count against."""
     import torch
     from torch.nn.functional import normalize
 
@@ -117,18 +135,29 @@ def _words(caption: str) -> list[str]:
     return re.findall(r"\w+", caption.lower())
 
 
-def jobs(args: argparse.Namespace, arm: str, config: dict[str, str], fold: int, seed: int, tuning: bool) -> dict[str, Any]:
+def job(
+    args: argparse.Namespace,
+    arm: str,
+    config: dict[str, str],
+    fold: int,
+    seed: int,
+    grouped: bool,
+    tuning: bool = False,
+) -> dict[str, Any]:
     """Everything that one run needs to know, and the file its result goes into."""
     train, test = ("fit", "validation") if tuning else ("train", "held_out")
-    overrides = [f"{key}={value}" for key, value in config.items()]
-    if arm == "no_teacher":
-        overrides = [o.replace("losses.", "baseline.losses.") for o in overrides]
-    overrides += [f"data.train.split={train}", f"data.train.fold={fold}", f"train.seed={seed}", "data.eval=null"]
-    if args.steps:
-        overrides.append(f"train.steps={args.steps}")
-    name = "-".join([arm, train, f"fold{fold}", f"seed{seed}", *config.values(), *([f"{args.steps}steps"] if args.steps else [])])
-    file = str(args.runs / f"{name}.json")
-    return {"arm": arm, "train": train, "test": test, "fold": fold, "overrides": overrides, "file": file}
+    own = [f"{key}={value}" for key, value in config.items()]
+    if arm.startswith("no_teacher"):
+        own = [change.replace("losses.", "baseline.losses.") for change in own]
+    place = {"split": train, "fold": fold, "grouped": str(grouped).lower()}
+    overrides = [*own, *(f"data.train.{key}={value}" for key, value in place.items())]
+    overrides += [f"train.seed={seed}", "data.eval=null", *args.overrides]
+    name = "-".join([arm, train, "families" if grouped else "plain", f"fold{fold}", f"seed{seed}", *config.values()])
+    digest = hashlib.sha256(" ".join(overrides).encode()).hexdigest()[:8]
+    file = str(args.runs / f"{name}-{digest}.json")
+    return {
+        "arm": arm, "train": train, "test": test, "fold": fold, "grouped": grouped, "overrides": overrides, "file": file
+    }  # fmt: skip
 
 
 def recall(result: dict[str, Any], k: int) -> float:
@@ -138,13 +167,12 @@ def recall(result: dict[str, Any], k: int) -> float:
 
 def tune(pool: Any, args: argparse.Namespace) -> dict[str, dict[str, str]]:
     """The grid point with the best validation recall (mean of R@1, R@5, R@10), for each arm."""
-    points = [dict(zip(GRID, values, strict=True)) for values in itertools.product(*GRID.values())]
-    pairs = list(itertools.product(ARMS, points))
-    found = pool.map(train_and_rank, [jobs(args, arm, point, 0, 0, True) for arm, point in pairs], chunksize=1)
+    pairs = list(itertools.product(ARMS, GRID))
+    found = pool.imap(train_and_rank, [job(args, arm, point, 0, 0, False, tuning=True) for arm, point in pairs])
     best: dict[str, tuple[float, dict[str, str]]] = {}
     for (arm, point), result in zip(pairs, found, strict=True):
         score = sum(recall(result, k) for k in RECALL) / len(RECALL)
-        print(f"tune {arm:12} {point}  validation recall {score:.1f}", flush=True)
+        print(f"tune {arm:23} {' '.join(point.values()):16} validation {score:.1f}", flush=True)
         if arm not in best or score > best[arm][0]:
             best[arm] = (score, point)
     return {arm: point for arm, (_, point) in best.items()}
@@ -157,71 +185,87 @@ def interval(one: dict[str, float], other: dict[str, float], draws: int = 10_000
     difference = np.array([one[key] - other[key] for key in one])
     picked = np.random.default_rng(0).integers(0, len(difference), (draws, len(difference)))
     low, high = np.percentile(difference[picked].mean(axis=1), [2.5, 97.5])
-    return {"difference": float(difference.mean()), "low": float(low), "high": float(high)}
+    return {"difference": round(difference.mean(), 2), "low": round(low, 2), "high": round(high, 2)}
+
+
+def seeds_of(args: argparse.Namespace, split: str) -> list[int]:
+    """All seeds on the plain split, the first on the stricter one."""
+    return list(args.seeds[:1] if SPLITS[split] else args.seeds)
+
+
+def summarise(args: argparse.Namespace, results: dict[tuple[str, str, int, int], dict[str, Any]]) -> dict[str, Any]:
+    """Recall per seed (mean over folds) for each arm and split, and the teacher's lead over every other arm."""
+    document: dict[str, Any] = {arm: {} for arm in ARMS}
+    document["paired_bootstrap"] = {}
+    for split in SPLITS:
+        seeds = seeds_of(args, split)
+        hits: dict[tuple[str, int], dict[str, float]] = {}
+        for arm, k in itertools.product(ARMS, RECALL):
+            runs = {(fold, seed): results[arm, split, fold, seed] for fold in args.folds for seed in seeds}
+            by_seed = [[recall(runs[fold, seed], k) for fold in args.folds] for seed in seeds]
+            numbers = [round(sum(scores) / len(scores), 2) for scores in by_seed]
+            document[arm].setdefault(split, {})[f"recall_at_{k}"] = numbers
+            hits[arm, k] = {
+                key: sum(100 * (runs[fold, seed]["ranks"][i] <= k) for seed in seeds) / len(seeds)
+                for fold in args.folds
+                for i, key in enumerate(runs[fold, seeds[0]]["keys"])
+            }
+        document["paired_bootstrap"][split] = {
+            f"teacher - {other}": {f"recall_at_{k}": interval(hits["teacher", k], hits[other, k]) for k in RECALL}
+            for other in ARMS[1:]
+        }
+    for arm in ARMS:
+        times = sorted(result["cpu_seconds"] for place, result in results.items() if place[0] == arm)
+        document[arm]["cpu_seconds_per_run"] = round(times[len(times) // 2], 1)
+    return document
+
+
+def table(document: dict[str, Any]) -> str:
+    """The results as Markdown: mean over folds, then mean and spread (sd) over seeds."""
+    lines = []
+    for split in SPLITS:
+        lines += [f"| {split} | R@1 | R@5 | R@10 |", "|---|---|---|---|"]
+        for arm in ARMS:
+            cells = []
+            for scores in document[arm][split].values():
+                mean = sum(scores) / len(scores)
+                spread = (sum((s - mean) ** 2 for s in scores) / max(1, len(scores) - 1)) ** 0.5
+                cells.append(f"{mean:.1f} ({spread:.1f})" if len(scores) > 1 else f"{mean:.1f}")
+            lines.append(f"| {arm} | {' | '.join(cells)} |")
+        for pair, scores in document["paired_bootstrap"][split].items():
+            cells = [f"{s['difference']:+.1f} [{s['low']:.1f}, {s['high']:.1f}]" for s in scores.values()]
+            lines.append(f"| {pair} | {' | '.join(cells)} |")
+        lines.append("")
+    return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, help="steps per run instead of the recipe's")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="runs at a time, one thread each")
     parser.add_argument("--runs", type=Path, default=Path("runs/bench-quickstart"), help="where finished runs are kept")
     parser.add_argument("--output", type=Path, default=HERE / "results.json")
+    parser.add_argument("overrides", nargs="*", help="changes to the recipe in every arm: train.precision=bf16")
     args = parser.parse_args()
     args.runs.mkdir(parents=True, exist_ok=True)
     os.environ.update(OMP_NUM_THREADS="1", MMKD_THREADS="1", TOKENIZERS_PARALLELISM="false")
     started = time.monotonic()
-    with multiprocessing.get_context("spawn").Pool(args.processes, maxtasksperchild=1) as pool:
+    with multiprocessing.get_context("spawn").Pool(args.processes, maxtasksperchild=4) as pool:
         config = tune(pool, args)
-        places = list(itertools.product(ARMS, args.folds, args.seeds))
-        results: dict[tuple[str, int, int], dict[str, Any]] = {}
-        work = [jobs(args, arm, config[arm], fold, seed, False) for arm, fold, seed in places]
+        every = itertools.product(ARMS, SPLITS, args.folds, args.seeds)
+        places = [place for place in every if place[3] in seeds_of(args, place[1])]
+        places.sort(key=lambda place: (list(SPLITS).index(place[1]), place[3]))  # the plain split first, seed by seed
+        work = [job(args, arm, config[arm], fold, seed, SPLITS[split]) for arm, split, fold, seed in places]
+        results: dict[tuple[str, str, int, int], dict[str, Any]] = {}
         for place, result in zip(places, pool.imap(train_and_rank, work), strict=True):
             results[place] = result
-            print(f"{place[0]:12} fold {place[1]} seed {place[2]}  R@1 {recall(result, 1):.1f}", file=sys.stderr, flush=True)
-    document: dict[str, Any] = {"seeds": args.seeds, "folds": args.folds, "config": config}
-    hits: dict[tuple[str, int], dict[str, float]] = {}
-    for arm in ARMS:
-        held_out = {}
-        for k in RECALL:
-            by_seed = [[recall(results[arm, fold, seed], k) for fold in args.folds] for seed in args.seeds]
-            held_out[f"recall_at_{k}"] = [round(sum(scores) / len(scores), 2) for scores in by_seed]
-            hits[arm, k] = {
-                key: sum(100 * (results[arm, fold, seed]["ranks"][i] <= k) for seed in args.seeds) / len(args.seeds)
-                for fold in args.folds
-                for i, key in enumerate(results[arm, fold, args.seeds[0]]["keys"])
-            }
-        document[arm] = {"held_out": held_out, "seconds_per_run": round(_median([r["seconds"] for p, r in results.items() if p[0] == arm]), 1)}
-    document["paired_bootstrap"] = {
-        f"teacher - {other}": {f"recall_at_{k}": interval(hits["teacher", k], hits[other, k]) for k in RECALL}
-        for other in ARMS[1:]
-    }
-    document["seconds"] = round(time.monotonic() - started, 1)
+            print(f"{len(results)}/{len(work)} {' '.join(map(str, place))}  R@1 {recall(result, 1):.1f}", flush=True)
+    document = {"seeds": args.seeds, "folds": args.folds, "overrides": args.overrides, "config": config}
+    document |= summarise(args, results) | {"seconds": round(time.monotonic() - started, 1)}
     args.output.write_text(json.dumps(document, indent=2) + "\n")
     print(table(document))
     print(args.output)
-
-
-def _median(numbers: Sequence[float]) -> float:
-    return sorted(numbers)[len(numbers) // 2]
-
-
-def table(document: dict[str, Any]) -> str:
-    """The results as Markdown: mean over folds, then mean and spread over seeds."""
-    lines = ["| arm | R@1 | R@5 | R@10 | s/run |", "|---|---|---|---|---|"]
-    for arm in ARMS:
-        cells = []
-        for k in RECALL:
-            scores = document[arm]["held_out"][f"recall_at_{k}"]
-            mean = sum(scores) / len(scores)
-            spread = (sum((s - mean) ** 2 for s in scores) / max(1, len(scores) - 1)) ** 0.5
-            cells.append(f"{mean:.1f} ({spread:.1f})")
-        lines.append(f"| {arm} | {' | '.join(cells)} | {document[arm]['seconds_per_run']} |")
-    for pair, scores in document["paired_bootstrap"].items():
-        cells = [f"{s['difference']:+.1f} [{s['low']:.1f}, {s['high']:.1f}]" for s in scores.values()]
-        lines.append(f"| {pair} | {' | '.join(cells)} | |")
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -54,6 +54,14 @@ def test_an_exported_projector_keeps_its_widths(tmp_path: Path) -> None:
     assert model.values({"image": torch.randn(3, FEATURES)}, ["up"])["up"].shape == (3, 16)
 
 
+def test_an_exported_teacher_without_a_checksum_is_stored_whole(tmp_path: Path) -> None:
+    run(tmp_path / "run", {**recipe(), "export": ["student", "teacher"]})
+    other = {**networks(), "teacher": nn.Sequential(nn.Linear(FEATURES, 16), nn.ReLU(), nn.Linear(16, 4))}
+    model = mmkd.from_pretrained(tmp_path / "run", nodes=other)
+    image = torch.randn(3, FEATURES)
+    torch.testing.assert_close(model.values({"image": image}, ["teacher.logits"])["teacher.logits"], networks()["teacher"](image))
+
+
 def test_the_baseline_has_the_same_student_at_the_start_and_no_teacher(tmp_path: Path) -> None:
     changed = {**recipe(steps=1), "baseline": {"losses": {"ce": {"use": "core.cross_entropy", "student": "student.logits"}}}}
     results = run(tmp_path / "run", changed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,7 +26,7 @@ def mlp(*widths: int, seed: int = 0) -> nn.Sequential:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         layers: list[nn.Module] = []
-        for source, target in zip(widths, widths[1:], strict=False):
+        for source, target in itertools.pairwise(widths):
             layers += [nn.Linear(source, target), nn.ReLU()]
         return nn.Sequential(*layers[:-1])
 
@@ -43,7 +44,7 @@ def build(losses: Mapping[str, Any] = KD, nodes: Mapping[str, nn.Module] | None 
     example = recipe.pop("example", None) or batch()
     networks = nodes or {"student": mlp(WIDTH, 8, CLASSES, seed=2), "teacher": mlp(WIDTH, 16, CLASSES, seed=3)}
     roles = {} if "students" in recipe else {"student": {}}
-    if "teacher" in networks and "teacher" not in recipe:
+    if "teacher" in networks and not recipe.keys() & {"teacher", "teachers"}:
         roles["teacher"] = {}
     document = {**roles, "losses": losses, "train": {"steps": 100}, **recipe}
     return mmkd.build(document, nodes=networks, example=example)

@@ -194,7 +194,7 @@ def test_a_pass_stops_at_its_deepest_tap_with_the_same_bits(
     calls = counted(blocks(network))
     values = plan.run(given)
     assert sum(calls) == ran
-    assert max(calls) == 1
+    assert max(calls) <= 1
     for tap in taps:
         assert torch.equal(values[f"net/{tap}"], whole[tap])
 
