@@ -16,7 +16,7 @@ help:
 	@echo "make clean             remove $(VENV), caches and build outputs; runs/ stays"
 
 quickstart: $(VENV)/.ready
-	$(BIN)/python examples/01_quickstart.py
+	$(BIN)/python examples/01_quickstart.py --resume
 
 test: $(VENV)/.ready
 	$(BIN)/python -m pytest

@@ -12,7 +12,6 @@ from mmkd.hookspecs import hookimpl
 from mmkd.registry import Registry
 
 if TYPE_CHECKING:
-    from mmkd.compose import build as build
     from mmkd.components import (
         Critic as Critic,
         Curator as Curator,
@@ -25,13 +24,14 @@ if TYPE_CHECKING:
         Schedule as Schedule,
         critic as critic,
     )
-    from mmkd.run import distill as distill, evaluate as evaluate
+    from mmkd.compose import build as build
     from mmkd.engine.optimizer import optimizers as optimizers
     from mmkd.errors import MmkdError as MmkdError
     from mmkd.export import from_pretrained as from_pretrained
     from mmkd.graph.training_graph import TrainingGraph as TrainingGraph
     from mmkd.graph.wrap import wrap as wrap
     from mmkd.recipe import Recipe as Recipe, load_recipe as load_recipe
+    from mmkd.run import distill as distill, evaluate as evaluate
 
 __version__ = "0.1.0"
 

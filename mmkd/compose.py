@@ -20,8 +20,7 @@ from mmkd.graph.term import Term
 from mmkd.graph.training_graph import Scheduled, TrainingGraph
 from mmkd.graph.value import Address, parse
 from mmkd.graph.wrap import wrap
-from mmkd.recipe import Component, LossSpec, ProjectorSpec, Recipe, blaming, load_recipe
-from mmkd.recipe import Node as NodeSpec
+from mmkd.recipe import Component, LossSpec, Node as NodeSpec, ProjectorSpec, Recipe, blaming, load_recipe
 from mmkd.signature import construct, options, ports
 
 
@@ -108,7 +107,9 @@ def evaluation(recipe: Recipe, data: Mapping[str, Any] | None = None) -> Evaluat
     own = (data or {}).get("eval")
     if own is None:
         named = recipe.data.eval_sets().items()
-        where = {name: "data.eval" if isinstance(recipe.data.eval, Component) else f"data.eval.{name}" for name, _ in named}
+        where = {
+            name: "data.eval" if isinstance(recipe.data.eval, Component) else f"data.eval.{name}" for name, _ in named
+        }
         datasets = {name: maker.made("dataset", spec, where[name]) for name, spec in named}
     else:
         datasets = dict(own) if isinstance(own, Mapping) else {"eval": own}
@@ -189,7 +190,9 @@ class Maker:
             encoder = given if isinstance(given, Encoder) else wrap(given)
         elif spec.use is None:
             raise GraphError(
-                "has no 'use' and was not handed in", where=name, next=f"pass nodes={{'{name}': network}} or write use: <id>"
+                "has no 'use' and was not handed in",
+                where=name,
+                next=f"pass nodes={{'{name}': network}} or write use: <id>",
             )
         else:
             encoder = self.component("encoder", spec.use, spec.arguments, name)
@@ -197,7 +200,9 @@ class Maker:
         for own, address in spec.inputs.items():
             source = parse(address, f"{name}.inputs.{own}")
             if source.node != "batch" or not source.name:
-                raise GraphError("inputs are rebound to batch fields", where=f"{name}.inputs.{own}", next="batch.<field>")
+                raise GraphError(
+                    "inputs are rebound to batch fields", where=f"{name}.inputs.{own}", next="batch.<field>"
+                )
             inputs[own] = source.name
         use = "" if given is not None else spec.use or ""
         return Node(name, encoder, trained, inputs, use=use, cache=spec.cache)
@@ -208,7 +213,9 @@ class Maker:
         binding = self.bound("projector", name, spec.use, spec.arguments, where)
         if spec.like is not None:
             like = spec.like
-            binding.like = [parse(a, f"{where}.like") for a in like] if isinstance(like, list) else parse(like, f"{where}.like")
+            binding.like = (
+                [parse(a, f"{where}.like") for a in like] if isinstance(like, list) else parse(like, f"{where}.like")
+            )
         return binding
 
     def term(self, name: str, spec: LossSpec) -> Term:

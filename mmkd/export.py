@@ -19,15 +19,14 @@ from mmkd.engine import checkpoint
 from mmkd.errors import MmkdError, TrainingError
 from mmkd.graph.node import Node
 from mmkd.graph.training_graph import TrainingGraph
-from mmkd.recipe import Node as NodeSpec
-from mmkd.recipe import ProjectorSpec, Recipe
+from mmkd.recipe import Node as NodeSpec, ProjectorSpec, Recipe
 from mmkd.signature import options
 
 FORMAT = 1
 
 
 def export(graph: TrainingGraph, recipe: Recipe, folder: Path, card: str) -> Path:
-    """Write `config.json`, `model.safetensors` and `README.md`; what is train-only and not named in `export` is dropped.
+    """Write `config.json`, `model.safetensors` and `README.md`; what `export` does not name is dropped.
 
     Constant networks that `export` names are stored by reference, as options and the checksum of their weights; those
     that have no checksum are stored whole.
@@ -47,7 +46,9 @@ def export(graph: TrainingGraph, recipe: Recipe, folder: Path, card: str) -> Pat
     }
     config["plugins"] = {p.id: f"{p.distribution} {p.version}" for p in plugins.host().plugins if p.id in _used(config)}
     state = graph.state_dict()
-    kept = tuple(f"nodes.{name}." for name in config["nodes"]) + tuple(f"projectors.{name}." for name in config["projectors"])
+    kept = tuple(f"nodes.{name}." for name in config["nodes"]) + tuple(
+        f"projectors.{name}." for name in config["projectors"]
+    )
     for name, entry in config["nodes"].items():
         if entry["constant"] and entry["fingerprint"] is None:
             state |= {f"nodes.{name}.{key}": value for key, value in graph.roles[name].encoder.state_dict().items()}
@@ -103,7 +104,9 @@ def from_pretrained(path: str | Path, *, nodes: Mapping[str, nn.Module] | None =
         config = json.loads((folder / "config.json").read_text())
         tensors = load_file(folder / "model.safetensors")
     except (OSError, ValueError) as error:
-        raise TrainingError(f"is no exported model: {error}", where=str(path), next="mmkd distill RECIPE writes one") from error
+        raise TrainingError(
+            f"is no exported model: {error}", where=str(path), next="mmkd distill RECIPE writes one"
+        ) from error
     if config.get("format") != FORMAT:
         raise TrainingError(f"has export format {config.get('format')}, not {FORMAT}", where=str(folder))
     maker = Maker(1)
@@ -129,7 +132,8 @@ def from_pretrained(path: str | Path, *, nodes: Mapping[str, nn.Module] | None =
             built[name].encoder.load_state_dict({k.removeprefix(f"nodes.{name}."): v for k, v in own.items()})
         elif entry["constant"] and (now := built[name].encoder.fingerprint()) != entry["fingerprint"]:
             raise TrainingError(
-                f"the weights of '{name}' are {now}, the model was trained with {entry['fingerprint']}", where=str(folder)
+                f"the weights of '{name}' are {now}, the model was trained with {entry['fingerprint']}",
+                where=str(folder),
             )
     for name, entry in config["projectors"].items():
         module: Any = bound[name].module

@@ -151,6 +151,7 @@ def plain(value: Any, label: str, place: str = "", depth: int = 0) -> Any:
         case Path():
             return str(value)
     raise RecipeError(
-        f"a recipe holds plain data, not {type(value).__name__}", where=where,
+        f"a recipe holds plain data, not {type(value).__name__}",
+        where=where,
         next="hand objects in from Python: mmkd.distill(recipe, nodes={...}, data={...})",
     )

@@ -203,7 +203,10 @@ def _validate(data: Mapping[str, Any], prefix: str = "") -> Recipe:
     except RecipeError as error:
         complaint = error
     raise RecipeError(
-        complaint.what, where=prefix + complaint.where, name=complaint.nearest or "", exists=complaint.exists,
+        complaint.what,
+        where=prefix + complaint.where,
+        name=complaint.nearest or "",
+        exists=complaint.exists,
         next=complaint.next,
     )
 

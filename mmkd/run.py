@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import os
 import platform
 import random
@@ -128,7 +127,9 @@ def _check_resumable(folder: Path, recipe: Recipe, resume: bool) -> None:
         )
     written = folder / "recipe.yaml"
     if not written.is_file():
-        raise TrainingError("is not a run: it has no recipe.yaml", where=str(folder), next="choose another --output-dir")
+        raise TrainingError(
+            "is not a run: it has no recipe.yaml", where=str(folder), next="choose another --output-dir"
+        )
     before, now = load_recipe(written).to_dict(), recipe.to_dict()
     different = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
     if different:
@@ -148,7 +149,9 @@ def evaluate(
     """
     folder = Path(folder)
     if not (folder / "recipe.yaml").is_file():
-        raise TrainingError("is not a run: it has no recipe.yaml", where=str(folder), next="mmkd distill RECIPE makes one")
+        raise TrainingError(
+            "is not a run: it has no recipe.yaml", where=str(folder), next="mmkd distill RECIPE makes one"
+        )
     recipe = load_recipe(folder / "recipe.yaml")
     found = checkpoint.checkpoints(folder)
     if not found:
@@ -175,4 +178,3 @@ def _plugins() -> list[dict[str, Any]]:
         {"id": p.id, "distribution": p.distribution, "version": p.version, "status": p.status}
         for p in plugins.host().plugins
     ]
-

@@ -90,11 +90,12 @@ def _annotation(function: Callable[..., Any], annotation: Any) -> Any:
 def check_names(cls: type, id: str) -> None:
     """Raise where an option or port takes a reserved name, or one name is both."""
     kind = kind_of(cls)
+    keys = RESERVED | ({"mask", "sample_weight"} - ports(cls).keys() if kind == "loss" else set())
     named = {"option": options(cls), "port": ports(cls) if kind in SHARED_PORTS else {}}
     for what, parameters in named.items():
         for name in parameters:
-            if name in RESERVED and not (what == "port" and kind == "projector" and name == "like"):
-                raise PluginError(f"{what} '{name}' of '{id}' is a reserved key", exists=sorted(RESERVED))
+            if name in keys and not (what == "port" and kind == "projector" and name == "like"):
+                raise PluginError(f"{what} '{name}' of '{id}' is a reserved key", exists=sorted(keys))
     for name in named["option"].keys() & named["port"].keys():
         raise PluginError(f"'{name}' of '{id}' is both an option and a port")
 

@@ -64,7 +64,8 @@ graph = mmkd.build(recipe, nodes=nodes, data={"train": Noise()})
 before = graph(batch)["loss"].item()
 mmkd.distill(recipe, output_dir="run", nodes=nodes, data={"train": Noise()})
 model = mmkd.from_pretrained("run", nodes=nodes)
-after = mmkd.build(recipe, nodes={"teacher": nodes["teacher"], "student": model.roles["student"].encoder}, example=batch)
+nodes["student"] = model.roles["student"].encoder
+after = mmkd.build(recipe, nodes=nodes, example=batch)
 print(before, after(batch)["loss"].item())
 """
     before, after = map(float, python(plugin, code).split())

@@ -461,4 +461,3 @@ def test_schema_describes_every_key() -> None:
         for name, entry in part["properties"].items():
             assert entry.get("description"), name
     json.dumps(schema)
-

@@ -23,9 +23,7 @@ from mmkd.graph.training_graph import TrainingGraph
 FORMAT = 1
 
 
-def save(
-    folder: Path, graph: TrainingGraph, optimizers: Mapping[str, Optimizer], state: Mapping[str, Any]
-) -> Path:
+def save(folder: Path, graph: TrainingGraph, optimizers: Mapping[str, Optimizer], state: Mapping[str, Any]) -> Path:
     """Write `folder/checkpoint-<step>` whole or not at all, then drop the one before it."""
     target = folder / f"checkpoint-{graph.steps}"
     aside = folder / f".checkpoint-{graph.steps}.part"
@@ -34,7 +32,13 @@ def save(
     save_file(distinct(graph.state_dict()), aside / "graph.safetensors")
     tensors, scalars = _flatten({name: optimizer.state_dict()["state"] for name, optimizer in optimizers.items()})
     save_file({**tensors, **_random_state()}, aside / "state.safetensors")
-    document = {"format": FORMAT, "step": graph.steps, "optimizers": scalars, "python_random": random.getstate(), **state}
+    document = {
+        "format": FORMAT,
+        "step": graph.steps,
+        "optimizers": scalars,
+        "python_random": random.getstate(),
+        **state,
+    }
     (aside / "state.json").write_text(json.dumps(document))
     for file in aside.iterdir():
         with file.open("rb") as handle:

@@ -73,7 +73,9 @@ def read(dataset: Dataset, index: int) -> Sample:
     except MmkdError:
         raise
     except Exception as error:
-        raise DataError(f"{type(error).__name__}: {error}", where=f"sample {index} of {type(dataset).__name__}") from error
+        raise DataError(
+            f"{type(error).__name__}: {error}", where=f"sample {index} of {type(dataset).__name__}"
+        ) from error
     if not isinstance(sample, Mapping):
         raise DataError(
             f"a sample is a mapping from field to value, not {type(sample).__name__}",

@@ -9,8 +9,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from mmkd import plugins
 from mmkd.components import Curator, Dataset
 from mmkd.engine import checkpoint

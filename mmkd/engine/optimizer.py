@@ -21,7 +21,9 @@ def optimizers(graph: TrainingGraph, train: Train) -> dict[str, Optimizer]:
             made[phase.name] = torch.optim.Adam(phase.parameters, lr=phase.lr, fused=True)
         elif train.optimizer == "adamw":
             groups = _groups(phase.parameters, train.weight_decay)
-            made[phase.name] = torch.optim.AdamW(groups, lr=train.lr, betas=(train.betas[0], train.betas[1]), fused=True)
+            made[phase.name] = torch.optim.AdamW(
+                groups, lr=train.lr, betas=(train.betas[0], train.betas[1]), fused=True
+            )
         else:
             groups = _groups(phase.parameters, train.weight_decay)
             made[phase.name] = torch.optim.SGD(groups, lr=train.lr, momentum=train.momentum, fused=True)

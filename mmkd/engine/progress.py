@@ -34,7 +34,9 @@ class Reporter:
         self._live.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._live.stop()
         if self._log:
             self._log.close()
@@ -53,7 +55,9 @@ class Reporter:
         """Log one step: losses, learning rate, samples per second."""
         self.write({"step": step, **numbers})
         losses = "  ".join(f"{k.removesuffix('_loss')} {v:.4g}" for k, v in numbers.items() if k.endswith("loss"))
-        self.progress(self._title, step, total, f"{losses}  {rate:.0f}/s  eta {_clock((total - step) * self._pace(step))}")
+        self.progress(
+            self._title, step, total, f"{losses}  {rate:.0f}/s  eta {_clock((total - step) * self._pace(step))}"
+        )
 
     def _pace(self, step: int) -> float:
         self._first = self._first or (step, time.monotonic())

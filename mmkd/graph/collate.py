@@ -24,7 +24,7 @@ class Collator:
     """
 
     def __init__(self, nodes: Sequence[Node], *, remembered: bool = False) -> None:
-        self._nodes, self._remembered = list(nodes), remembered
+        self._nodes, self._remembered = list({node.name: node for node in nodes}.values()), remembered
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
         """Collate.

@@ -15,16 +15,29 @@ def card(recipe: Recipe, results: Mapping[str, Any], arm: str) -> str:
         lines += [recipe.description, ""]
     lines += ["| node | role | component | options |", "|---|---|---|---|"]
     for role, nodes in (("teacher", recipe.teacher_nodes()), ("student", recipe.student_nodes())):
-        lines += [f"| {name} | {role} | `{node.use or 'handed in'}` | {_options(node)} |" for name, node in nodes.items()]
+        lines += [
+            f"| {name} | {role} | `{node.use or 'handed in'}` | {_options(node)} |" for name, node in nodes.items()
+        ]
     lines += ["", "| loss | component | weight |", "|---|---|---|"]
     lines += [f"| {name} | `{loss.use}` | {loss.weight} |" for name, loss in recipe.losses.items()]
     scores = {name: results[name]["scores"] for name in ("student", "baseline") if name in results}
     if any(scores.values()):
-        lines += ["", "## Scores", "", f"| dataset | metric | {' | '.join(scores)} |", "|---|---|" + "---|" * len(scores)]
+        lines += [
+            "",
+            "## Scores",
+            "",
+            f"| dataset | metric | {' | '.join(scores)} |",
+            "|---|---|" + "---|" * len(scores),
+        ]
         for place in dict.fromkeys(key for each in scores.values() for key in _flat(each)):
-            numbers = " | ".join(f"{_flat(each)[place]:.4g}" if place in _flat(each) else "-" for each in scores.values())
+            numbers = " | ".join(
+                f"{_flat(each)[place]:.4g}" if place in _flat(each) else "-" for each in scores.values()
+            )
             lines.append(f"| {place[0]} | {place[1]} | {numbers} |")
-        lines += ["", f"One run, seed {recipe.train.seed}, {recipe.train.steps or '?'} steps of {recipe.data.batch_size}."]
+        lines += [
+            "",
+            f"One run, seed {recipe.train.seed}, {recipe.train.steps or '?'} steps of {recipe.data.batch_size}.",
+        ]
     lines += ["", "## Use", "", "```python", "import mmkd", "", 'model = mmkd.from_pretrained("<this folder>")']
     lines += ["batch = model.collate([sample])", f'values = model.values(batch, ["{_value(recipe)}"])', "```", ""]
     return "\n".join(lines)
@@ -45,4 +58,6 @@ def _flat(scores: Mapping[str, Any]) -> dict[tuple[str, str], float]:
 
 def _value(recipe: Recipe) -> str:
     """A value worth reading: the exported projector, or the student's embedding."""
-    return next((n for n in recipe.exported() if n in recipe.projectors), f"{next(iter(recipe.student_nodes()))}.embedding")
+    return next(
+        (n for n in recipe.exported() if n in recipe.projectors), f"{next(iter(recipe.student_nodes()))}.embedding"
+    )

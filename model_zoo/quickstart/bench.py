@@ -99,7 +99,7 @@ def ranks(queries: Any, candidates: Any, groups: Sequence[int]) -> list[int]:
     group = torch.tensor(groups)
     same = group[:, None] == group[None, :]
     best = scores.masked_fill(~same, -math.inf).amax(dim=1, keepdim=True)
-    return ((scores >= best) & ~same).sum(dim=1).add(1).tolist()  # type: ignore[no-any-return]
+    return ((scores >= best) & ~same).sum(dim=1).add(1).tolist()
 
 
 def bag_of_tags(captions: Sequence[str]) -> Any:
@@ -162,7 +162,8 @@ def job(
 
 def recall(result: dict[str, Any], k: int) -> float:
     """Percent of queries whose picture is among the first k."""
-    return 100 * sum(rank <= k for rank in result["ranks"]) / len(result["ranks"])
+    hits: list[bool] = [rank <= k for rank in result["ranks"]]
+    return 100 * sum(hits) / len(hits)
 
 
 def tune(pool: Any, args: argparse.Namespace) -> dict[str, dict[str, str]]:

@@ -40,7 +40,7 @@ def test_starting_later_yields_the_same_batches(start: int) -> None:
 
 
 def test_fewer_samples_than_a_batch_is_an_error_that_names_the_field() -> None:
-    with pytest.raises(DataError, match="data.batch_size: the training data has 3 samples"):
+    with pytest.raises(DataError, match=r"data\.batch_size: the training data has 3 samples"):
         Order(3, 4, 0, 0, 1)
 
 

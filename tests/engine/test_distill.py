@@ -59,11 +59,16 @@ def test_an_exported_teacher_without_a_checksum_is_stored_whole(tmp_path: Path) 
     other = {**networks(), "teacher": nn.Sequential(nn.Linear(FEATURES, 16), nn.ReLU(), nn.Linear(16, 4))}
     model = mmkd.from_pretrained(tmp_path / "run", nodes=other)
     image = torch.randn(3, FEATURES)
-    torch.testing.assert_close(model.values({"image": image}, ["teacher.logits"])["teacher.logits"], networks()["teacher"](image))
+    torch.testing.assert_close(
+        model.values({"image": image}, ["teacher.logits"])["teacher.logits"], networks()["teacher"](image)
+    )
 
 
 def test_the_baseline_has_the_same_student_at_the_start_and_no_teacher(tmp_path: Path) -> None:
-    changed = {**recipe(steps=1), "baseline": {"losses": {"ce": {"use": "core.cross_entropy", "student": "student.logits"}}}}
+    changed = {
+        **recipe(steps=1),
+        "baseline": {"losses": {"ce": {"use": "core.cross_entropy", "student": "student.logits"}}},
+    }
     results = run(tmp_path / "run", changed)
     assert results["baseline"]["scores"].keys() == results["student"]["scores"].keys()
     first = json.loads((tmp_path / "run" / "baseline" / "log.jsonl").read_text().splitlines()[0])

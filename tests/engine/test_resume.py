@@ -53,7 +53,10 @@ def test_killed_and_resumed_equals_uninterrupted(step: int, tmp_path: Path, monk
     assert whole.keys() == cut.keys()
     assert [key for key in whole if not torch.equal(whole[key], cut[key])] == []
     assert results["steps"] == 20
-    logs = [[json.loads(line) for line in (tmp_path / run / "log.jsonl").read_text().splitlines()] for run in ("whole", "cut")]
+    logs = [
+        [json.loads(line) for line in (tmp_path / run / "log.jsonl").read_text().splitlines()]
+        for run in ("whole", "cut")
+    ]
     steps = [[(r["step"], r.get("loss"), r.get("scores")) for r in log] for log in logs]
     assert steps[0] == steps[1]
 

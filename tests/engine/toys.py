@@ -30,7 +30,9 @@ def networks() -> dict[str, nn.Module]:
     """The same teacher and student every time."""
     generator = torch.Generator().manual_seed(0)
     teacher = nn.Sequential(nn.Linear(FEATURES, 16), nn.ReLU(), nn.Linear(16, CLASSES))
-    student = nn.Sequential(nn.Linear(FEATURES, 8), nn.BatchNorm1d(8), nn.Dropout(0.2), nn.ReLU(), nn.Linear(8, CLASSES))
+    student = nn.Sequential(
+        nn.Linear(FEATURES, 8), nn.BatchNorm1d(8), nn.Dropout(0.2), nn.ReLU(), nn.Linear(8, CLASSES)
+    )
     for network in (teacher, student):
         for parameter in network.parameters():
             if parameter.dim() > 1:

@@ -11,7 +11,6 @@ from typing import Any, cast, get_args
 
 import numpy as np
 import pytest
-
 from mmkd_vision_language import emoji
 
 STYLES = get_args(emoji.Style)
@@ -111,7 +110,7 @@ def test_folds_are_stratified(families: list[list[dict[str, Any]]]) -> None:
     for members in families:
         strata[members[0]["subcategory"]].append(members)
     for subcategory, stratum in strata.items():
-        sizes = Counter({fold: 0 for fold in range(5)})
+        sizes = Counter(dict.fromkeys(range(5), 0))
         for members in stratum:
             sizes[members[0]["fold"]] += len(members)
         assert max(sizes.values()) - min(sizes.values()) <= max(map(len, stratum)), (subcategory, sizes)
