@@ -102,7 +102,7 @@ def test_wrong_values_name_their_place(given: dict[str, Any], where: str, messag
 
 
 def test_unknown_and_missing_options_are_named() -> None:
-    with pytest.raises(RecipeError, match="unknown option 'temprature'.*did you mean 'temperature'") as caught:
+    with pytest.raises(RecipeError, match=r"unknown option 'temprature'.*did you mean 'temperature'") as caught:
         make(temprature=1.0)
     assert caught.value.where == "losses.kd.temprature"
     with pytest.raises(RecipeError, match="is required") as caught:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 PACKAGE = Path(__file__).parent / "fixtures" / "third_party"
 
@@ -59,12 +59,8 @@ def test_it_trains_from_a_recipe(barlow: Any) -> None:
     used = {plugin["id"]: plugin for plugin in json.loads((run / "provenance.json").read_text())["plugins"]}
     assert (used["barlow"]["distribution"], used["barlow"]["version"]) == ("mmkd-barlow", "0.2.0")
     assert used["local"]["version"].startswith("sha256:")
-    done = barlow.mmkd("evaluate", "run", "--plugin", "mine.py")
-    assert done.returncode == 0, done.stderr
-    head, *rows = done.stdout.splitlines()
-    assert head.split() == ["dataset", "metric", "student"]
-    names = [f"retrieval.{name}" for name in results["student"]["scores"]["eval"]["retrieval"]]
-    assert [row.split()[:2] for row in rows] == [["eval", name] for name in names]
+    again = barlow.json("evaluate", "run", "--plugin", "mine.py")
+    assert again == results["student"]["scores"]
 
 
 def test_it_works_from_plain_python(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,18 +73,44 @@ def test_it_works_from_plain_python(monkeypatch: pytest.MonkeyPatch) -> None:
     assert loss(features, features.flip(1)) > 1
 
 
-def test_the_plugin_that_the_readme_prints(site: Any, tmp_path: Path) -> None:
-    readme = (PACKAGE.parents[2] / "README.md").read_text(encoding="utf-8")
-    printed = re.findall(r"^```\w+\n# mmkd-rkd/(\S+)\n(.*?)^```$", readme, re.M | re.S)
-    assert [name for name, _ in printed] == ["pyproject.toml", "mmkd_rkd.py"]
-    source = tmp_path / "mmkd-rkd"
-    source.mkdir()
-    for name, text in printed:
-        (source / name).write_text(text)
-    _install(source, site.folder)
-    (about,) = site.json("show", "rkd.distance")
-    assert about["summary"] == "Match pairwise distances within the batch, RKD-D (Park et al., 2019)."
-    assert about["coupled"] is True
+def test_it_works_in_a_hand_written_loop(barlow: Any) -> None:
+    code = """
+import mmkd, torch
+torch.manual_seed(0)
+graph = mmkd.build("recipe.yaml", example={"points": torch.randn(16, 8)})
+batch = {"points": torch.randn(64, 8)}
+optimizer = torch.optim.Adam(graph.nodes["student"].parameters(), lr=0.01)
+for step in range(60):
+    out = graph(batch)
+    optimizer.zero_grad()
+    out["loss"].backward()
+    optimizer.step()
+    graph.update()
+    if step in (0, 59):
+        print(out["correlation_loss"].item())
+"""
+    done = barlow.python("-c", code)
+    assert done.returncode == 0, done.stderr
+    first, last = map(float, done.stdout.split())
+    assert last < 0.5 * first
+
+
+def test_a_run_is_bit_equal_beside_a_dozen_broken_plugins(barlow: Any) -> None:
+    kinds = [
+        "missing_dependency", "raises_at_import", "raises_in_hook", "syntax_error", "exits", "raises_base", "prints",
+        "misspelt_hook", "wrong_type", "twice", "missing_file", "wrong_api", "hostile",
+    ]  # fmt: skip
+    alone = barlow.mmkd("distill", "recipe.yaml", "--plugin", "mine.py", "--output-dir", "alone")
+    assert alone.returncode == 0, alone.stderr
+    for kind in kinds:
+        barlow.install(kind)
+    beside = barlow.mmkd("distill", "recipe.yaml", "--plugin", "mine.py", "--output-dir", "beside")
+    assert beside.returncode == 0, beside.stderr
+    listed = {plugin["id"]: plugin["status"] for plugin in barlow.json("plugins")}
+    assert sum(listed[kind] == "error" for kind in kinds) == len(kinds) - 2  # `prints` and `hostile` are well
+    one, other = (load_file(barlow.folder / run / "student" / "model.safetensors") for run in ("alone", "beside"))
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[key], other[key]) for key in one)
 
 
 def _install(source: Path, target: Path) -> None:
