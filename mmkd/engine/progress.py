@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 
 class Reporter:
@@ -21,11 +21,8 @@ class Reporter:
         self._log = log.open("a+", encoding="utf-8") if log else None
         self._console = Console(stderr=True)
         self._title = title
-        self._live = Progress(
-            TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn(),
-            TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=self._console, transient=False,
-            disable=not self._console.is_terminal,
-        )  # fmt: skip
+        columns = TextColumn("{task.description}"), BarColumn(12), MofNCompleteColumn(), TextColumn("{task.fields[note]}")
+        self._live = Progress(*columns, console=self._console, disable=not self._console.is_terminal)
         self._tasks: dict[str, Any] = {}
         self._last = time.monotonic()
         self._first: tuple[int, float] | None = None

@@ -4,10 +4,10 @@
     python model_zoo/bench/host.py --json host.json
 
 Both loops run the same networks, losses and fused optimiser on null models, where the host is all there is to
-measure. They take turns (hand, graph, step, step, graph, hand) without garbage collection; times are processor time
-of the one thread, which other load on the machine does not touch;
-numbers are medians and quartiles over turns. `graph` is `graph(batch)["loss"].backward()` in one's own loop,
-`step` is `graph.step(batch, optimizers)`, which also looks for non-finite gradients.
+measure. They take turns (hand, graph, step, step, graph, hand) without garbage collection. Times are processor time
+of the one thread, so that other processes count little; numbers are medians and quartiles over turns. `graph` is
+`graph(batch)["loss"].backward()` in one's own loop, `step` is `graph.step(batch, optimizers)`, which also looks for
+non-finite gradients.
 """
 
 from __future__ import annotations
@@ -147,7 +147,8 @@ def early_stop(name: str, size: int, taps: Sequence[str], rounds: int) -> list[d
     """Rows of one network: a pass that stops at each tap against the full one."""
     import timm
 
-    network = timm.create_model(name, pretrained=False, **({"img_size": size} if "vit" in name else {})).eval()
+    options: dict[str, Any] = {"img_size": size} if "vit" in name else {}
+    network = timm.create_model(name, pretrained=False, **options).eval()
     image = torch.randn(2, 3, size, size)
     recipe = {
         "student": {},

@@ -6,9 +6,10 @@
     bag_of_tags              a teacher that knows no language: tf-idf over the words of the training captions
 
 All arms are tuned by the same grid on a validation split of training emoji. `held_out` is a plain split;
-`held_out_families` keeps near-duplicates (gender, size, direction) out of training too. The two last arms and the second
-split take one seed. Every run is kept in `--runs`, so that the bench can be stopped and goes on where it was. Writes
-`results.json` beside this file and prints the table.
+`held_out_families` keeps near-duplicates (gender, size, direction) out of training too. Queries are whole captions or,
+`new_words`, only those words of a caption that no training caption has. The two last arms and the other split take one
+seed. Every run is kept in `--runs`, so that the bench can be stopped and goes on where it was. Writes `results.json`
+beside this file and prints the table.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ HERE = Path(__file__).parent
 ARMS = ("teacher", "no_teacher", "no_teacher_tag_dropout", "bag_of_tags")
 MAIN = ARMS[:2]
 SPLITS = {"held_out": False, "held_out_families": True}
+QUERIES = {"captions": "", "new_words": "_new_words"}
 GRID = [
     {"train.lr": lr, "losses.contrastive.temperature": temperature, "losses.contrastive.learnable": learnable}
     for lr in ("2e-3", "4e-3")
@@ -85,10 +87,18 @@ def _train_and_rank(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     a, b = (recipe.evaluate[0].arguments[port] for port in "ab")
     test = EmojiDataset(split=job["test"], fold=job["fold"], grouped=job["grouped"])
     samples = [test[i] for i in range(len(test))]
+    train = EmojiDataset(split=job["train"], fold=job["fold"], grouped=job["grouped"])
+    known = {word for i in range(len(train)) for word in _words(train[i]["text"])}
+    new_words = [" ".join(word for word in _words(sample["text"]) if word not in known) for sample in samples]
     with torch.no_grad():
         values = model.values(model.collate(samples, [a, b]), [a, b])
-    found = ranks(values[b], values[a], [sample["group"] for sample in samples])
-    return {"keys": [sample["key"] for sample in samples], "ranks": found, "cpu_seconds": seconds}
+        asked = model.values(model.collate([{"text": words or "-"} for words in new_words], [b]), [b])
+    groups = [sample["group"] for sample in samples]
+    found = {"captions": ranks(values[b], values[a], groups), "new_words": ranks(asked[b], values[a], groups)}
+    keys = [sample["key"] for sample in samples]
+    kept = {"captions": keys, "new_words": [key for key, words in zip(keys, new_words, strict=True) if words]}
+    answers = {q: {key: rank for key, rank in zip(keys, found[q], strict=True) if key in set(kept[q])} for q in QUERIES}
+    return {"ranks": answers, "cpu_seconds": seconds}
 
 
 def ranks(queries: Any, candidates: Any, groups: Sequence[int]) -> list[int]:
@@ -161,9 +171,9 @@ def job(
     }  # fmt: skip
 
 
-def recall(result: dict[str, Any], k: int) -> float:
+def recall(result: dict[str, Any], k: int, queries: str = "captions") -> float:
     """Percent of queries whose picture is among the first k."""
-    hits: list[bool] = [rank <= k for rank in result["ranks"]]
+    hits: list[bool] = [rank <= k for rank in result["ranks"][queries].values()]
     return 100 * sum(hits) / len(hits)
 
 
@@ -196,26 +206,24 @@ def seeds_of(args: argparse.Namespace, arm: str, split: str) -> list[int]:
 
 
 def summarise(args: argparse.Namespace, results: dict[tuple[str, str, int, int], dict[str, Any]]) -> dict[str, Any]:
-    """Recall per seed (mean over folds) for each arm and split, and the teacher's lead over every other arm."""
+    """Recall per seed (mean over folds) for each arm, split and kind of query, and the teacher's lead over others."""
     document: dict[str, Any] = {arm: {} for arm in ARMS}
-    document["paired_bootstrap"] = {}
-    for split in SPLITS:
-        hits: dict[tuple[str, int], dict[str, float]] = {}
-        for arm, k in itertools.product(ARMS, RECALL):
+    document["queries"], document["paired_bootstrap"] = {}, {}
+    for (split, queries), k in itertools.product(itertools.product(SPLITS, QUERIES), RECALL):
+        name = split + QUERIES[queries]
+        hits: dict[str, dict[str, float]] = {}
+        for arm in ARMS:
             seeds = seeds_of(args, arm, split)
-            runs = {(fold, seed): results[arm, split, fold, seed] for fold in args.folds for seed in seeds}
-            by_seed = [[recall(runs[fold, seed], k) for fold in args.folds] for seed in seeds]
+            by_seed = [[recall(results[arm, split, f, seed], k, queries) for f in args.folds] for seed in seeds]
             numbers = [round(sum(scores) / len(scores), 2) for scores in by_seed]
-            document[arm].setdefault(split, {})[f"recall_at_{k}"] = numbers
-            hits[arm, k] = {
-                key: sum(100 * (runs[fold, seed]["ranks"][i] <= k) for seed in seeds) / len(seeds)
-                for fold in args.folds
-                for i, key in enumerate(runs[fold, seeds[0]]["keys"])
-            }
-        document["paired_bootstrap"][split] = {
-            f"teacher - {other}": {f"recall_at_{k}": interval(hits["teacher", k], hits[other, k]) for k in RECALL}
-            for other in ARMS[1:]
-        }
+            document[arm].setdefault(name, {})[f"recall_at_{k}"] = numbers
+            found = [[results[arm, split, f, seed]["ranks"][queries] for f in args.folds] for seed in seeds]
+            ranks = [{key: rank for fold in folds for key, rank in fold.items()} for folds in found]
+            hits[arm] = {key: sum(100 * (each[key] <= k) for each in ranks) / len(ranks) for key in ranks[0]}
+        document["queries"][name] = len(hits["teacher"])
+        for other in ARMS[1:]:
+            lead = document["paired_bootstrap"].setdefault(name, {}).setdefault(f"teacher - {other}", {})
+            lead[f"recall_at_{k}"] = interval(hits["teacher"], hits[other])
     for arm in ARMS:
         times = sorted(result["cpu_seconds"] for place, result in results.items() if place[0] == arm)
         document[arm]["cpu_seconds_per_run"] = round(times[len(times) // 2], 1)
@@ -225,17 +233,17 @@ def summarise(args: argparse.Namespace, results: dict[tuple[str, str, int, int],
 def table(document: dict[str, Any]) -> str:
     """The results as Markdown: mean over folds, then mean and spread (sd) over seeds."""
     lines = []
-    for split in SPLITS:
-        lines += [f"| {split} | R@1 | R@5 | R@10 |", "|---|---|---|---|"]
+    for name, count in document["queries"].items():
+        lines += [f"| {name} ({count} queries) | R@1 | R@5 | R@10 |", "|---|---|---|---|"]
         for arm in ARMS:
             cells = []
-            for scores in document[arm][split].values():
+            for scores in document[arm][name].values():
                 mean = sum(scores) / len(scores)
                 spread = (sum((s - mean) ** 2 for s in scores) / max(1, len(scores) - 1)) ** 0.5
                 cells.append(f"{mean:.1f} ({spread:.1f})" if len(scores) > 1 else f"{mean:.1f}")
             lines.append(f"| {arm} | {' | '.join(cells)} |")
-        for pair, scores in document["paired_bootstrap"][split].items():
-            cells = [f"{s['difference']:+.1f} [{s['low']:.1f}, {s['high']:.1f}]" for s in scores.values()]
+        for pair, leads in document["paired_bootstrap"][name].items():
+            cells = [f"{s['difference']:+.1f} [{s['low']:.1f}, {s['high']:.1f}]" for s in leads.values()]
             lines.append(f"| {pair} | {' | '.join(cells)} |")
         lines.append("")
     return "\n".join(lines)

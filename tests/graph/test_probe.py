@@ -13,7 +13,12 @@ from torch import Tensor, nn
 
 import mmkd
 from mmkd.errors import GraphError
+from mmkd.graph.binding import bind
+from mmkd.graph.collate import to_device
+from mmkd.graph.node import Node
 from mmkd.graph.plan import preserved
+from mmkd.graph.term import Term
+from mmkd.graph.training_graph import TrainingGraph
 
 UP = {"use": "core.linear", "input": "student/0", "like": "teacher/0"}
 HINT = {"hint": {"use": "core.mse", "student": "up", "teacher": "teacher/0"}}
@@ -106,7 +111,8 @@ def test_projectors_start_as_by_hand_under_the_same_seed() -> None:
     assert not torch.equal(build(HINT, projectors={"up": UP}).projectors["up"].layer.weight, layer.weight)
 
 
-def test_everything_made_in_setup_is_trained_and_on_the_graphs_device() -> None:
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_everything_made_in_setup_is_trained_and_on_the_graphs_device(device: str) -> None:
     class Prototypes(mmkd.Loss):
         def __init__(self) -> None:
             super().__init__()
@@ -119,22 +125,18 @@ def test_everything_made_in_setup_is_trained_and_on_the_graphs_device() -> None:
         def forward(self, student: Tensor) -> Tensor:
             return (student * self.scale - self.prototypes - self.centre).square().sum(1)
 
-    graph = graph_of(Prototypes())
+    graph = graph_of(Prototypes(), device)
+    assert {t.device.type for t in [*graph.parameters(), *graph.buffers()]} == {device}
     names = {name for name, _ in graph.named_parameters()}
     assert {"losses.proto.scale", "losses.proto.prototypes"} <= names
     assert len(graph.phases[0].parameters) == len([p for p in graph.parameters() if p.requires_grad])
     assert {graph.owner(name) for name in names} == {"student", "auxiliary"}
 
 
-def graph_of(loss: mmkd.Loss) -> Any:
-    from mmkd.graph.binding import bind
-    from mmkd.graph.node import Node
-    from mmkd.graph.term import Term
-    from mmkd.graph.training_graph import TrainingGraph
-
+def graph_of(loss: mmkd.Loss, device: str) -> Any:
     nodes = {"student": Node("student", mmkd.wrap(mlp(WIDTH, CLASSES)), True)}
     term = Term(bind("proto", loss, {"student": "student.logits"}, "losses.proto"))
-    return TrainingGraph(nodes, terms=[term]).setup(batch())
+    return TrainingGraph(nodes, terms=[term]).to(device).setup(to_device(batch(), torch.device(device)))
 
 
 @pytest.mark.parametrize(
@@ -156,15 +158,9 @@ def test_an_error_names_the_part_it_comes_from(part: str, where: str) -> None:
 
 
 def test_a_graph_that_was_not_set_up_says_so() -> None:
-    graph = graph_of_nothing()
+    graph = TrainingGraph({"student": Node("student", mmkd.wrap(mlp(WIDTH, CLASSES)), True)})
     with pytest.raises(GraphError, match="has not been set up"):
         graph(batch())
     with pytest.raises(GraphError, match="has not been set up"):
         graph.step(batch(), {})
 
-
-def graph_of_nothing() -> Any:
-    from mmkd.graph.node import Node
-    from mmkd.graph.training_graph import TrainingGraph
-
-    return TrainingGraph({"student": Node("student", mmkd.wrap(mlp(WIDTH, CLASSES)), True)})

@@ -73,7 +73,7 @@ def test_training_against_the_queue_brings_student_and_teacher_together() -> Non
     before = agreement()
     for step in range(80):
         graph.step(batch(16, seed=step), optimizers)
-    assert agreement() > max(before + 0.2, 0.8)
+    assert agreement() > before + 0.5
 
 
 # -- a critic ---------------------------------------------------------------------------------------------------
@@ -84,19 +84,21 @@ def test_the_critic_learns_to_separate_and_the_student_to_follow() -> None:
     nodes = {"student": mlp(WIDTH, 8, CLASSES, seed=2), "teacher": nn.Sequential(mlp(WIDTH, CLASSES, seed=3))}
     with torch.no_grad():
         nodes["teacher"][0][0].bias += 1.5
-    graph = build({"far": {"use": "wcritic.distance", **PORTS, "steps": 4}}, nodes)
-    optimizers = made(graph, lr=0.0)
-    start = graph.step(batch(32), optimizers)["loss"].item()
-    for _ in range(30):
-        out = graph.step(batch(32), optimizers)
-    assert out["loss"].item() > max(1.0, start + 0.5)  # the student stands still: the critic tells them apart
-    gap = (nodes["student"](batch(256)["image"]) - nodes["teacher"](batch(256)["image"])).mean(0).norm()
-    optimizers = made(graph, lr=2e-2, weight_decay=0.0)
-    for step in range(150):
+    graph = build({"far": {"use": "wcritic.distance", **PORTS, "steps": 2, "lr": 3e-3}}, nodes)
+
+    def gap() -> float:
+        means = [network(batch(256)["image"]).mean(0) for network in nodes.values()]
+        return (means[0] - means[1]).norm().item()
+
+    optimizers, before = made(graph, lr=1e-12), gap()
+    losses = [graph.step(batch(32), optimizers)["loss"].item() for _ in range(30)]
+    assert losses[-1] > losses[0] + 1.0  # the student stands still: the critic tells them apart
+    assert gap() == pytest.approx(before, rel=1e-3)
+    optimizers = made(graph, lr=5e-3, weight_decay=0.0)
+    for step in range(40):
         out = graph.step(batch(32, seed=step), optimizers)
-    after = (nodes["student"](batch(256)["image"]) - nodes["teacher"](batch(256)["image"])).mean(0).norm()
-    assert out["loss"].item() < 0.7
-    assert after < 0.5 * gap
+    assert out["loss"].item() < losses[-1] - 0.3
+    assert gap() < 0.7 * before
 
 
 # -- state ------------------------------------------------------------------------------------------------------
