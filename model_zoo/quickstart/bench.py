@@ -209,7 +209,7 @@ def summarise(args: argparse.Namespace, results: dict[tuple[str, str, int, int],
     """Recall per seed (mean over folds) for each arm, split and kind of query, and the teacher's lead over others."""
     document: dict[str, Any] = {arm: {} for arm in ARMS}
     document["queries"], document["paired_bootstrap"] = {}, {}
-    for (split, queries), k in itertools.product(itertools.product(SPLITS, QUERIES), RECALL):
+    for (split, queries), k in itertools.product(itertools.product(args.splits, QUERIES), RECALL):
         name = split + QUERIES[queries]
         hits: dict[str, dict[str, float]] = {}
         for arm in ARMS:
@@ -252,6 +252,7 @@ def table(document: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--splits", nargs="+", choices=SPLITS, default=list(SPLITS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="runs at a time, one thread each")
     parser.add_argument("--runs", type=Path, default=Path("runs/bench-quickstart"), help="where finished runs are kept")
@@ -263,7 +264,7 @@ def main() -> None:
     started = time.monotonic()
     with multiprocessing.get_context("spawn").Pool(args.processes, maxtasksperchild=4) as pool:
         config = tune(pool, args)
-        every = itertools.product(ARMS, SPLITS, args.folds, args.seeds)
+        every = itertools.product(ARMS, args.splits, args.folds, args.seeds)
         places = [place for place in every if place[3] in seeds_of(args, place[0], place[1])]
         places.sort(key=lambda place: (list(SPLITS).index(place[1]), place[3]))  # the plain split first, seed by seed
         work = [job(args, arm, config[arm], fold, seed, SPLITS[split]) for arm, split, fold, seed in places]
