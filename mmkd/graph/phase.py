@@ -56,9 +56,10 @@ class Phase:
         Returns:
             1.0 where something was not finite and the step was skipped, else 0.0.
         """
-        found = torch.zeros((), device=loss.device)
+        one = _one(loss.device)
+        found = torch.zeros_like(one)
         checked = [*self.gradients(), loss]
-        torch._amp_foreach_non_finite_check_and_unscale_(checked, found, _one(found.device))
+        torch._amp_foreach_non_finite_check_and_unscale_(checked, found, one)
         if reads_flag(optimizer, found):
             optimizer.grad_scale, optimizer.found_inf = None, found  # type: ignore[attr-defined]
             try:

@@ -89,9 +89,10 @@ def turns(loops: Sequence[Callable[[], object]], rounds: int) -> list[list[float
 
 
 def overhead(losses: int, tapped: bool, rounds: int) -> dict[str, Any]:
-    """One row: `losses` mean squared errors, on the last layer or each on a layer of its own."""
+    """One row: `losses` mean squared errors, on the output or each on one of the last layers."""
     student, teacher = Null(), Null()
-    reads = [f"student/layers.{i}" if tapped else "student.logits" for i in range(losses)]
+    first = len(student.layers) - losses  # the last layer is always read, so that no pass is cut short
+    reads = [f"student/layers.{first + i}" if tapped else "student.logits" for i in range(losses)]
     recipe = {
         "student": {},
         "teacher": {},
@@ -112,9 +113,10 @@ def overhead(losses: int, tapped: bool, rounds: int) -> dict[str, Any]:
             target = teacher(image)
         if tapped:
             hidden, seen = image, []
-            for layer in student.layers:
+            for i, layer in enumerate(student.layers):
                 hidden = layer(hidden)
-                seen.append(hidden)
+                if i >= first:
+                    seen.append(hidden)
         else:
             seen = [student(image)] * losses
         loss = functions[0](seen[0], target).mean()
