@@ -15,7 +15,7 @@ def registered():
 
 def test_everything_registered_loads():
     entries = registered()
-    assert {entry.id for entry in entries} == {"language.sentence", "language.transformer"}
+    assert {entry.id for entry in entries} == {"language.sentence", "language.transformer", "language.tag_dropout"}
     for entry in entries:
         assert entry.load()
         assert entry.summary.endswith(".")
