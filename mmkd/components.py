@@ -32,7 +32,7 @@ class Encoder(nn.Module):
     """
 
     wanted: frozenset[str] | None = None
-    """What the graph reads: names from `forward`, paths of its taps (`/blocks.3`); set by the host, None is everything."""
+    """What the graph reads: names from `forward`, paths of taps (`/blocks.3`); set by the host, None is everything."""
     capabilities: ClassVar[frozenset[str]] = frozenset()
     """What the network can give: `text top_k logits hidden attention input_grad generate`."""
 

@@ -21,7 +21,8 @@ class Reporter:
         self._log = log.open("a+", encoding="utf-8") if log else None
         self._console = Console(stderr=True)
         self._title = title
-        columns = TextColumn("{task.description}"), BarColumn(12), MofNCompleteColumn(), TextColumn("{task.fields[note]}")
+        name, note = TextColumn("{task.description}"), TextColumn("{task.fields[note]}")
+        columns = name, BarColumn(12), MofNCompleteColumn(), note
         self._live = Progress(*columns, console=self._console, disable=not self._console.is_terminal)
         self._tasks: dict[str, Any] = {}
         self._last = time.monotonic()
