@@ -96,6 +96,7 @@ def _arm(
     seed_everything(arm.train.seed)
     graph = build(arm, nodes=nodes, data=data)
     judge = evaluation(arm, data)
+    judge.check(graph)
     home = _home(folder, name)
     made = not home.exists() or not any(home.iterdir())
     home.mkdir(parents=True, exist_ok=True)

@@ -109,6 +109,12 @@ BAD = {
     "broken sample": (edited("{use: local.noise}", "{use: local.noise, broken: true}"), r"sample 3.*truncated"),
     "name taken twice": (edited("  up:", "  teacher:"), r"projectors\.teacher: 'teacher' already names"),
     "missing device": (edited("device: cpu", "device: cuda:7"), r"train\.device: no CUDA device|train\.device"),
+    "metric of what does not exist": (GOOD + "evaluate: [{use: core.top_k, student: student.logit}]\n", r"evaluate\.0\.student: .*'student\.logits'"),
+    "metric of what no loss reads": (
+        edited("losses:", "  aside: {use: core.linear, input: student.embedding, like: teacher.embedding}\nlosses:")
+        + "evaluate: [{use: core.top_k, student: aside}]\n",
+        r"evaluate\.0: no loss reads 'aside'",
+    ),
     "baseline that needs the teacher": (
         GOOD + "baseline: {losses: {feature: {use: core.mse, student: student.embedding, teacher: teacher.embedding}}}\n",
         r"baseline\.losses\.feature\.teacher|losses\.feature\.teacher: nothing is called 'teacher",

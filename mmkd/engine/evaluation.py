@@ -10,9 +10,10 @@ import torch
 
 from mmkd.components import Dataset, Metric
 from mmkd.engine.data import eval_batches
+from mmkd.errors import GraphError
 from mmkd.graph.binding import Binding
 from mmkd.graph.collate import Collator, to_device
-from mmkd.graph.plan import located
+from mmkd.graph.plan import Plan, located
 from mmkd.graph.training_graph import TrainingGraph
 
 Scores = dict[str, dict[str, dict[str, float]]]
@@ -41,6 +42,19 @@ class Evaluation:
     def due(self, step: int, total: int) -> bool:
         """Whether some metric asks for an evaluation after this step (the end is evaluated anyway)."""
         return step < total and any(m.every and step % m.every == 0 for m in self.measures)
+
+    def check(self, graph: TrainingGraph) -> None:
+        """Raise before the first step where a metric reads what does not exist, not when it is due."""
+        for measure in self.measures:
+            plan = Plan(graph.roles, graph.bound, measure.binding.readers())
+            plan.close()
+            for projector in plan.projectors:
+                if projector.name not in graph.widths:
+                    raise GraphError(
+                        f"no loss reads '{projector.name}', so that it is neither set up nor trained",
+                        where=measure.binding.where,
+                        exists=list(graph.widths),
+                    )
 
     def __call__(self, graph: TrainingGraph, step: int, total: int) -> Scores:
         """Scores of the metrics that are due; all of them at the end."""

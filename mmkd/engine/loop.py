@@ -75,7 +75,7 @@ def run(
         batches = iter(train_loader(curated, order, collator, data.workers, graph.device.type == "cuda"))
         guard = Guard(graph)
         graph.train()
-        mark = time.monotonic()
+        mark, since = time.monotonic(), graph.steps
         for parts in _groups(batches, accumulate):
             set_learning_rate(made, rate := learning_rate(graph.steps, total, train))
             out = graph.step([to_device(part, graph.device) for part in parts], made, max_grad_norm=train.max_grad_norm)
@@ -84,8 +84,8 @@ def run(
             plugins.host().call("mmkd_step_end", graph=graph, step=step, losses=out)
             if step % train.log_every == 0 or step == total:
                 guard.drain()
-                speed = data.batch_size * train.log_every / max(1e-9, time.monotonic() - mark)
-                mark = time.monotonic()
+                speed = data.batch_size * (step - since) / max(1e-9, time.monotonic() - mark)
+                mark, since = time.monotonic(), step
                 numbers = {k: v.item() for k, v in {"grad_norm": graph.grad_norm(), **out}.items() if k != "finite"}
                 report.step(step, total, {**numbers, "lr": rate, "samples_per_second": round(speed, 1)}, speed)
             if evaluation.due(step, total):
