@@ -20,7 +20,7 @@ from mmkd_vision_language.picture import sheet
 import mmkd
 
 BENCH = Path(__file__).parent.parent / "model_zoo" / "quickstart" / "results.json"
-QUERIES = ("a sad cat", "something sweet to eat", "travel by sea", "bad weather", "a musical instrument", "love")
+FREE = ("an angry cat", "rain is coming")
 
 
 def main() -> None:
@@ -54,21 +54,29 @@ def main() -> None:
 
 
 def picture(run: Path, recipe: mmkd.Recipe) -> Path:
-    """Draw the queries beside what each arm retrieves among the held-out emoji."""
+    """Draw every 41st held-out caption, and two free queries, beside what each arm retrieves; right ones are framed."""
     held_out = EmojiDataset(**recipe.data.eval_sets()["held_out"].arguments)
     samples = [held_out[i] for i in range(len(held_out))]
-    columns = []
-    for folder, arm in ((run, recipe), (run / "baseline", recipe.baseline_recipe())):
+    asked = samples[20::41]
+    queries = [*(sample["text"] for sample in asked), *FREE]
+    columns, hits = {}, {}
+    for title, folder, arm in (
+        ("with teacher", run, recipe),
+        ("without", run / "baseline", recipe.baseline_recipe()),
+    ):
         assert arm is not None
         ports = arm.evaluate[0].arguments
         model = mmkd.from_pretrained(folder)
         with torch.no_grad():
             images = read(model, samples, ports["a"])
-            texts = read(model, [{"text": query} for query in QUERIES], ports["b"])
+            texts = read(model, [{"text": query} for query in queries], ports["b"])
         scores = torch.nn.functional.normalize(texts, dim=-1) @ torch.nn.functional.normalize(images, dim=-1).T
-        columns.append([[samples[i]["image"] for i in row] for row in scores.topk(5).indices.tolist()])
+        found = [[samples[i] for i in row] for row in scores.topk(5).indices.tolist()]
+        right = [sample["group"] for sample in asked] + [None] * len(FREE)
+        columns[title] = [[sample["image"] for sample in row] for row in found]
+        hits[title] = [[sample["group"] == group for sample in row] for row, group in zip(found, right, strict=True)]
     path = run / "retrieved.png"
-    sheet(QUERIES, {"with teacher": columns[0], "without": columns[1]}).save(path)
+    sheet(queries, columns, hits).save(path)
     return path
 
 
