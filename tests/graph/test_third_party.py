@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from fixtures.installed import installed, lay_out
 from graph.nets import CLASSES, WIDTH, batch, build, made, mlp
+from safetensors.torch import load_file
 from torch import nn
 
 import mmkd
@@ -170,3 +171,41 @@ def test_a_run_in_a_fresh_process_needs_nothing_but_the_plugin(tmp_path: Path) -
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "(1, 4)"
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        {"use": "core.mse", "student": "up", "teacher": "teacher.embedding"},
+        {"use": "queue.info_nce", "student": "up", "teacher": "teacher.embedding"},
+        {"use": "wcritic.distance", "student": "up", "teacher": "teacher.embedding"},
+    ],
+    ids=lambda loss: loss["use"],
+)
+def test_a_killed_run_resumes_bit_for_bit(
+    loss: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    train = {"steps": 9, "lr": 1e-2, "checkpoint_every": 4, "device": "cpu"}
+    recipe = {**SMELL, "losses": {"extra": loss}, "train": train}
+    call = plugins.Host.call
+
+    def killing(self: plugins.Host, hook: str, **arguments: Any) -> None:
+        if hook == "mmkd_step_end" and arguments["step"] == 6:
+            raise Killed
+        call(self, hook, **arguments)
+
+    mmkd.distill(recipe, output_dir=tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(plugins.Host, "call", killing)
+        with pytest.raises(Killed):
+            mmkd.distill(recipe, output_dir=tmp_path / "cut")
+    mmkd.distill(recipe, output_dir=tmp_path / "cut", resume=True)
+    for name in ("checkpoint-9/graph.safetensors", "checkpoint-9/state.safetensors", "student/model.safetensors"):
+        whole, cut = (load_file(tmp_path / run / name) for run in ("whole", "cut"))
+        assert whole.keys() == cut.keys()
+        assert [key for key in whole if not torch.equal(whole[key], cut[key])] == []
+    exported = load_file(tmp_path / "whole" / "student" / "model.safetensors")
+    assert all(key.startswith("nodes.student.") for key in exported)  # no critic, queue or projector
