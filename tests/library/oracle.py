@@ -77,6 +77,17 @@ def recall(queries: list[Row], candidates: list[Row], query_ids: list[int], cand
     return hits / len(queries)
 
 
+def places(
+    queries: list[Row], candidates: list[Row], query_ids: list[int], candidate_ids: list[int]
+) -> list[list[int]]:
+    """Places of all matches of each query, from 1, among its sorted candidates."""
+    found = []
+    for query, id in zip(queries, query_ids, strict=True):
+        ordered = sorted((-cosine(query, c), c_id == id) for c, c_id in zip(candidates, candidate_ids, strict=True))
+        found.append([place for place, (_, right) in enumerate(ordered, 1) if right])
+    return found
+
+
 def knn(embeddings: list[Row], labels: list[int], k: int, temperature: float) -> float:
     right = 0
     for i, query in enumerate(embeddings):

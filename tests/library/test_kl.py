@@ -9,6 +9,7 @@ from mmkd.errors import GraphError
 from mmkd.library.losses.kl import KLDivergence
 
 from . import oracle
+from .golden import agrees
 from .test_losses import normal
 
 
@@ -64,3 +65,21 @@ def test_certain_teacher_is_cross_entropy() -> None:
 def test_shapes_are_never_broadcast() -> None:
     with pytest.raises(GraphError, match=r"student \[4, 7\] and teacher \[1, 7\]"):
         KLDivergence()(normal(4, 7), normal(1, 7))
+
+
+def test_standardized_logits_lose_their_size_and_shift() -> None:
+    """What Sun et al. ask for: a student of the right shape is right, whatever its size."""
+    student, teacher = normal(4, 7), normal(4, 7, seed=1)
+    plain, standard = KLDivergence(2.0), KLDivergence(2.0, standardize=True)
+    torch.testing.assert_close(standard(9 * student - 4, teacher), standard(student, teacher), rtol=1e-5, atol=1e-9)
+    assert standard(9 * teacher - 4, teacher).max() < 1e-9
+    assert plain(9 * teacher - 4, teacher).min() > 1e-2
+
+
+def test_standardized_agrees_with_its_authors() -> None:
+    """They divide by the unbiased deviation, which is a higher temperature, and multiply by their own `T^2`."""
+    ratio = math.sqrt(6 / 5)
+    agrees(
+        "logit_standardization",
+        lambda o: (KLDivergence(o["temperature"] * ratio, standardize=True), 1 / ratio**2, 0.0),
+    )

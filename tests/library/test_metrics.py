@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from scipy.stats import kendalltau, spearmanr
 
 from mmkd.errors import DataError, GraphError, RecipeError
-from mmkd.library.metrics import chunk
+from mmkd.library.metrics import chunk, correlation
 from mmkd.library.metrics.agreement import Agreement
 from mmkd.library.metrics.knn import NearestNeighbours
 from mmkd.library.metrics.retrieval import Retrieval
@@ -73,6 +74,38 @@ def test_agreement_of_equals_of_the_collapsed_and_of_masked_tokens() -> None:
     half = torch.cat([teacher[:, :2], -teacher[:, 2:]], dim=1)
     metric(half, teacher, torch.tensor([1, 1, 0]).expand(4, 3))
     assert metric.compute() == {"agreement": 1.0, "kl": 0.0}
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["distinct", "tied"])
+def test_agreement_of_orders_equals_scipy(whole: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(correlation, "MAX_CELLS", 1600)
+    student, teacher = normal(20, 9), normal(20, 9) + normal(20, 9, seed=1)
+    if whole:
+        student, teacher = student.round(), teacher.round()
+    metric = Agreement(("spearman", "kendall"))
+    metric(student[:3], teacher[:3])
+    metric(student[3:], teacher[3:])
+    scores = metric.compute()
+    rows = list(zip(student.tolist(), teacher.tolist(), strict=True))
+    assert scores["spearman"] == pytest.approx(sum(spearmanr(s, t).statistic for s, t in rows) / 20)
+    assert scores["kendall"] == pytest.approx(sum(kendalltau(s, t).statistic for s, t in rows) / 20)
+    assert list(scores) == ["agreement", "kl", "spearman", "kendall"]
+
+
+def test_agreement_of_the_same_the_reverse_and_no_order() -> None:
+    teacher = normal(6, 7)
+    for student, expected in ((teacher.exp(), 1.0), (-teacher, -1.0), (torch.ones(6, 7).double(), 0.0)):
+        metric = Agreement(("kendall", "spearman"))
+        metric(student, teacher)
+        scores = metric.compute()
+        assert scores["spearman"] == pytest.approx(expected) and scores["kendall"] == pytest.approx(expected)
+
+
+def test_agreement_with_what_is_not_a_number_is_refused() -> None:
+    metric = Agreement()
+    metric(torch.tensor([[1.0, math.nan], [0.0, 1.0]]), torch.zeros(2, 2))
+    with pytest.raises(DataError, match="the divergence of 1 of 2 samples is NaN"):
+        metric.compute()
 
 
 @pytest.mark.parametrize("k", [1, 5, 100])

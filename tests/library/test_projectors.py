@@ -7,6 +7,7 @@ import torch
 
 from mmkd import Projector
 from mmkd.errors import GraphError, RecipeError
+from mmkd.library.projectors.concat import Concatenation
 from mmkd.library.projectors.linear import LinearProjector
 from mmkd.library.projectors.mlp import MLPProjector
 
@@ -80,3 +81,23 @@ def test_mlp_options(norm: Any, activation: Any) -> None:
 def test_mlp_needs_a_hidden_layer() -> None:
     with pytest.raises(RecipeError, match="no hidden layer"):
         set_up(MLPProjector(hidden=0.1), (2, 6), (2, 3))
+
+
+def test_cosine_of_concatenations_is_the_mean_cosine() -> None:
+    a, b, c, d = torch.randn(4, 5, 6, dtype=torch.float64)
+    joined, other = Concatenation()([a, b]), Concatenation()([c, d])
+    assert joined.shape == (5, 12)
+    cosine = torch.nn.functional.cosine_similarity
+    torch.testing.assert_close(cosine(joined, other), (cosine(a, c) + cosine(b, d)) / 2)
+    torch.testing.assert_close(Concatenation(normalize=False)([a, b]), torch.cat([a, b], dim=-1), atol=0, rtol=0)
+
+
+def test_concatenation_of_odd_inputs() -> None:
+    assert Concatenation()([torch.randn(0, 3), torch.randn(0, 2)]).shape == (0, 5)
+    zero = torch.zeros(2, 3, requires_grad=True)
+    Concatenation()([zero, torch.randn(2, 2)]).sum().backward()
+    assert zero.grad is not None and zero.grad.isfinite().all()
+    with pytest.raises(RuntimeError, match="Sizes of tensors must match"):
+        Concatenation()([torch.randn(2, 3), torch.randn(3, 3)])
+    a, b = (torch.randn(2, 3, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    assert torch.autograd.gradcheck(lambda *parts: Concatenation()(list(parts)), (a, b))

@@ -16,7 +16,7 @@ from mmkd.library.losses.port import widen
 class CrossEntropy(Loss):
     """Negative log-likelihood of the label under the student.
 
-    `-(1 - e) log q_label - e / V * sum_v log q_v` with `q = softmax(student)` and label smoothing `e`
+    `-(1 - e) log q_label - e / V * sum_v log q_v` with `q = softmax(student)` and e the `label_smoothing`
     (Szegedy et al., 2016). A position labelled `ignore_index` costs zero and sends no gradient, but the mean over
     samples still counts it; give the loss a mask where it must not.
 

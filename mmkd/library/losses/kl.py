@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mmkd import Loss
 from mmkd.library.losses.port import positive, same_shape
+from mmkd.library.losses.z_score import z_score
 
 
 class KLDivergence(Loss):
@@ -23,6 +24,11 @@ class KLDivergence(Loss):
     A logit of `-inf` is a class that cannot be: it costs nothing where the teacher rules it out, and `+inf` where
     only the student does.
 
+    With `standardize`, each sample's logits are first brought to mean zero and variance one (Sun et al., 2024): the
+    student need not match the size of the teacher's logits, only their relations. Logits must then be finite. The
+    authors' code divides by the unbiased deviation, the paper by this one; theirs at `T` is this at
+    `T sqrt(V / (V - 1))`.
+
     Shape: student, teacher `[B, V]` -> `[B]`, or `[B, T, V]` -> `[B, T]`; nats.
 
     Raises:
@@ -30,13 +36,16 @@ class KLDivergence(Loss):
         RecipeError: the temperature is not greater than zero.
     """
 
-    def __init__(self, temperature: Annotated[float, Field(gt=0)] = 1.0) -> None:
+    def __init__(self, temperature: Annotated[float, Field(gt=0)] = 1.0, standardize: bool = False) -> None:
         super().__init__()
         self.temperature = positive("core.kl", "temperature", temperature)
+        self.standardize = standardize
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         student, teacher = same_shape("core.kl", student, teacher)
         temperature = positive("core.kl", "temperature", self.temperature)
+        if self.standardize:
+            student, teacher = z_score(student, -1), z_score(teacher, -1)
         return temperature**2 * divergence(teacher / temperature, student / temperature)
 
 
@@ -45,3 +54,10 @@ def divergence(teacher: Tensor, student: Tensor) -> Tensor:
     log_p, log_q = teacher.log_softmax(-1), student.log_softmax(-1)
     p = log_p.exp()
     return (p * torch.where(p > 0, log_p - log_q, 0.0)).sum(-1)
+
+
+def divergence_from(target: Tensor, student: Tensor) -> Tensor:
+    """`sum_v target_v (log target_v - log q_v)` with q = softmax(student): KL(target || q) for a distribution."""
+    positive = target > 0
+    log_target = torch.where(positive, target, 1.0).log()
+    return (target * torch.where(positive, log_target - student.log_softmax(-1), 0.0)).sum(-1)

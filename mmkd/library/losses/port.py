@@ -1,4 +1,4 @@
-"""What the losses ask of their ports: precision, equal shapes, a temperature above zero."""
+"""What the losses ask of their ports: precision, equal shapes, labels that fit, a temperature above zero."""
 
 from __future__ import annotations
 
@@ -26,6 +26,20 @@ def same_shape(component: str, student: Tensor, teacher: Tensor) -> tuple[Tensor
             next="put a projector between them: {use: core.linear, input: <student value>, like: <teacher value>}",
         )
     return widen(student), widen(teacher)
+
+
+def class_labels(component: str, student: Tensor, label: Tensor) -> Tensor:
+    """The label as integers.
+
+    Raises:
+        GraphError: it does not have the student's shape without its last dimension.
+    """
+    if label.shape != student.shape[:-1]:
+        raise GraphError(
+            f"student {list(student.shape)} needs a label {list(student.shape[:-1])}, not {list(label.shape)}",
+            where=component,
+        )
+    return label.long()
 
 
 def positive(component: str, option: str, value: float) -> float:

@@ -12,7 +12,8 @@ from mmkd.library.projectors.width import not_set_up, widths
 class LinearProjector(Projector):
     """Linear map of every feature vector to another width (the regressor of FitNets: Romero et al., 2015).
 
-    `W x + b` on the last dimension, or on the channels of a feature map as a 1x1 convolution.
+    `W x + b` on the last dimension, or on the channels of a feature map as a 1x1 convolution; `bias: false`
+    leaves b out.
 
     Shape: input `[B, D]`, `[B, L, D]` or `[B, C, H, W]` -> the same with the width of `like`.
 
