@@ -5,13 +5,17 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import snapshot_download
 
 from mmkd.errors import MmkdError
 
 WEIGHTS = "model.safetensors"
-FILES = ["*.json", "*.txt", "*.model", WEIGHTS]
+PARTS = "model-*-of-*.safetensors"
+FILES_ONLY: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+"""Options of transformers: no network, and no question whether code that lies beside the files may run."""
+FILES = ["*.json", "*.txt", "*.model", WEIGHTS, PARTS]
 
 
 def folder(source: str) -> Path:
@@ -41,33 +45,38 @@ def folder(source: str) -> Path:
     return _from_hub(name if colon else source)
 
 
-def checksum(path: Path, expected: str | None = None) -> str:
-    """SHA-256 of a file, in hexadecimal.
+def licence(source: str) -> str | None:
+    """What the package that ships the files states about itself; None for other sources."""
+    scheme, _, name = source.partition(":")
+    if scheme != "package":
+        return None
+    about = importlib.metadata.metadata(name)
+    stated = next((about[field] for field in ("License-Expression", "License") if field in about), None)
+    return f"{stated} (package {name})" if stated else None
+
+
+def checksum(source: str, expected: str | None = None) -> str:
+    """SHA-256 of the file of weights of `source`, or over those of its parts in order, in hexadecimal.
 
     Raises:
-        MmkdError: it is not the expected one.
+        MmkdError: it is not the expected one, or there are no safetensors, which alone cannot run code.
     """
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    home = folder(source)
+    files = [home / WEIGHTS] if (home / WEIGHTS).is_file() else sorted(home.glob(PARTS))
+    if not files:
+        names = sorted(p.name for p in home.iterdir())
+        raise MmkdError(f"'{source}' has no {WEIGHTS}", exists=names, next="save it with save_pretrained")
+    digests = []
+    for path in files:
+        with path.open("rb") as file:
+            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+    found = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
     if expected is not None and found != expected.removeprefix("sha256:").lower():
         raise MmkdError(
-            f"{path} is not the file that was pinned\n  expected sha256 {expected}\n  found    sha256 {found}",
+            f"{files[0]} is not the file that was pinned\n  expected sha256 {expected}\n  found    sha256 {found}",
             next="reinstall it, or change 'sha256' if the new file is meant",
         )
     return found
-
-
-def weights(source: str) -> Path:
-    """The file of weights of `source`; only safetensors, which cannot run code.
-
-    Raises:
-        MmkdError: it has none.
-    """
-    path = folder(source) / WEIGHTS
-    if not path.is_file():
-        names = sorted(p.name for p in path.parent.iterdir())
-        raise MmkdError(f"'{source}' has no {WEIGHTS}", exists=names, next="save it with save_pretrained")
-    return path
 
 
 def _packaged(name: str) -> Path:

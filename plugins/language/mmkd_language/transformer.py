@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -77,6 +78,12 @@ class TextTransformer(mmkd.Encoder):
 
     def transform_key(self) -> Hashable:
         return self.tokenizer.key
+
+    def vocabulary(self) -> dict[str, int]:
+        return self.tokenizer.vocabulary
+
+    def export_tokenizer(self, folder: Path) -> str:
+        return self.tokenizer.export(folder)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
         x = self.dropout(self.embed(input_ids) + self.position[: input_ids.shape[1]])

@@ -15,7 +15,8 @@ def registered():
 
 def test_everything_registered_loads():
     entries = registered()
-    assert {entry.id for entry in entries} == {"language.sentence", "language.transformer", "language.tag_dropout"}
+    names = ("encoder", "sentence", "transformer", "tfidf", "tag_dropout")
+    assert {entry.id for entry in entries} == {f"language.{name}" for name in names}
     for entry in entries:
         assert entry.load()
         assert entry.summary.endswith(".")

@@ -15,13 +15,17 @@ def registered():
 
 def test_everything_registered_loads():
     entries = registered()
-    assert {entry.id for entry in entries} == {"vision.timm", "vision.convnet", "vision.augment"}
+    names = (
+        "timm", "torchvision", "convnet", "augment", "crop", "mixup", "cutmix", "image_folder", "mobilenet_v2",
+        "efficientnet_lite",
+    )  # fmt: skip
+    assert {entry.id for entry in entries} == {f"vision.{name}" for name in names}
     for entry in entries:
-        assert entry.load()
+        assert entry.source().is_file() if entry.kind == "recipe" else entry.load()
         assert entry.summary.endswith(".")
 
 
-@pytest.mark.parametrize("heavy", ["torch", "timm", "PIL"])
+@pytest.mark.parametrize("heavy", ["torch", "timm", "torchvision", "PIL"])
 def test_registering_imports_nothing_heavy(heavy):
     code = (
         "import sys, mmkd, mmkd_vision; r = mmkd.Registry('vision'); mmkd_vision.mmkd_register(registry=r);"

@@ -1,3 +1,5 @@
+import pytest
+import timm
 import torch
 from PIL import Image
 
@@ -46,3 +48,24 @@ def test_hidden_values_are_read_by_the_host():
     values = graph.values(batch, ["teacher.hidden.-1", "student.hidden.2", "student.tokens"])
     assert values["teacher.hidden.-1"].shape == (4, 5, 64)
     torch.testing.assert_close(values["student.hidden.2"], values["student.tokens"])
+
+
+def test_attention_maps_and_a_pretrained_student_in_one_run(tmp_path):
+    torch.manual_seed(0)
+    torch.save(timm.create_model("test_vit", img_size=32).state_dict(), tmp_path / "vit.pth")
+    vit = {"use": "vision.timm", "model": "test_vit", "num_classes": 0, "image_size": 32}
+    recipe = {
+        "teacher": vit,
+        "student": {**vit, "pretrained": str(tmp_path / "vit.pth"), "freeze_norm": True},
+        "losses": {"map": {"use": "core.mse", "student": "student.attention.-1", "teacher": "teacher.attention.2"}},
+        "data": {"batch_size": 4},
+        "train": {"steps": 2},
+    }
+    with pytest.raises(mmkd.MmkdError, match="does not fit VisionTransformer: pos_embed"):
+        mmkd.build(recipe, data={"train": Pictures()})
+    torch.save(timm.create_model("test_vit").state_dict(), tmp_path / "vit.pth")
+    mmkd.distill(recipe, output_dir=tmp_path / "run", data={"train": Pictures()})
+    exported = mmkd.from_pretrained(tmp_path / "run")
+    values = exported.values(exported.collate([Pictures()[0]]), ["student.attention.5", "student.hidden.-1"])
+    assert values["student.attention.5"].shape == (1, 2, 5, 5)
+    assert values["student.hidden.-1"].shape == (1, 5, 64)

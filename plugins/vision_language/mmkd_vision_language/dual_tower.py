@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -20,8 +21,8 @@ class DualTower(mmkd.Encoder):
 
     Values: `image.embedding` and `text.embedding`, through a linear head to `dim` each where given (not normalised);
     every other value of a tower under its prefix, `image.hidden.3`, `text.tokens`. Batch fields carry the prefix too,
-    `image.image`, `text.input_ids`. A tower that nobody reads is not run, and a sample without `image` (or `text`)
-    goes through the other tower alone.
+    `image.image`, `text.input_ids`. A tower that nobody reads is not run, nor are its fields asked of a sample;
+    where both are read, a sample without `image` (or `text`) goes through the other tower alone.
 
     Args:
         image: encoder with a value `embedding`.
@@ -63,14 +64,19 @@ class DualTower(mmkd.Encoder):
         return dict.fromkeys([*(f"{side}.{field}" for side, field in own), *(field for _, field in own)], False)
 
     def transform(self, sample: mmkd.Sample) -> dict[str, Any]:
-        present = [side for side in TOWERS if side in sample] or TOWERS
-        return {
-            f"{side}.{field}": value for side in present for field, value in self.towers[side].transform(sample).items()
-        }
+        read = self._read()
+        made: dict[str, Any] = {}
+        for side in [side for side in read if side in sample] or read:
+            with self.towers[side].reading(self._wanted(side)):
+                made |= {f"{side}.{field}": value for field, value in self.towers[side].transform(sample).items()}
+        return made
 
     def transform_key(self) -> Hashable | None:
-        keys = [tower.transform_key() for tower in self.towers.values()]
-        return None if None in keys else ("dual tower", *keys)
+        keys: list[tuple[str, Hashable | None]] = []
+        for side in self._read():
+            with self.towers[side].reading(self._wanted(side)):
+                keys.append((side, self.towers[side].transform_key()))
+        return None if any(key is None for _, key in keys) else ("dual tower", *keys)
 
     def collate(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         if any(row.keys() != rows[0].keys() for row in rows):
@@ -84,6 +90,15 @@ class DualTower(mmkd.Encoder):
                 batch |= {f"{side}.{field}": value for field, value in tower.collate(own).items()}
         return batch
 
+    def vocabulary(self) -> Mapping[str, int] | None:
+        return self.text.vocabulary()
+
+    def preprocessing(self) -> Mapping[str, Any] | None:
+        return self.image.preprocessing()
+
+    def export_tokenizer(self, folder: Path) -> str | None:
+        return self.text.export_tokenizer(folder)
+
     def fingerprint(self) -> str | None:
         prints = [tower.fingerprint() for tower in self.towers.values()]
         if self.heads or None in prints:
@@ -92,10 +107,13 @@ class DualTower(mmkd.Encoder):
 
     def forward(self, **fields: Any) -> dict[str, Tensor]:
         values: dict[str, Tensor] = {}
-        for side, tower in self.towers.items():
-            if any(self.wants(prefix) for prefix in (f"{side}.", f"/{side}", f"/heads.{side}")):
-                values |= {f"{side}.{name}": value for name, value in self._run(side, tower, fields).items()}
+        for side in self._read():
+            values |= {f"{side}.{name}": value for name, value in self._run(side, self.towers[side], fields).items()}
         return values
+
+    def _read(self) -> list[str]:
+        """The towers of which something is read."""
+        return [side for side in TOWERS if any(map(self.wants, (f"{side}.", f"/{side}", f"/heads.{side}")))]
 
     def _run(self, side: str, tower: mmkd.Encoder, fields: Mapping[str, Any]) -> dict[str, Tensor]:
         given: dict[str, Any] = {}
@@ -103,12 +121,12 @@ class DualTower(mmkd.Encoder):
             if (name := f"{side}.{field}") in fields or (name := field) in fields:
                 given[field] = fields[name]
             elif required:
-                raise GraphError(f"the samples have no {side}, and its tower is wanted", exists=sorted(fields))
-        tower.wanted = self._wanted(side)
-        try:
+                raise GraphError(
+                    f"the samples have no {side}, and its tower is wanted", exists=sorted(fields),
+                    next="have it made: graph.collate(samples, [value, ...])",
+                )  # fmt: skip
+        with tower.reading(self._wanted(side)):
             values: dict[str, Tensor] = dict(tower(**given))
-        finally:
-            tower.wanted = None
         if side in self.heads and "embedding" in values:
             values["embedding"] = self.heads[side](values["embedding"])
         return values

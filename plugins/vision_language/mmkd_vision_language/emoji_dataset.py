@@ -40,6 +40,8 @@ class EmojiDataset(mmkd.Dataset):
         DataError: there is no such fold or split.
     """
 
+    license = "pictures Apache-2.0 (Noto) or CC-BY-4.0 (Twemoji), captions MIT"
+
     def __init__(
         self,
         style: Style = "noto",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import functools
 import json
 from collections.abc import Hashable
 from pathlib import Path
@@ -10,24 +10,49 @@ from typing import Any, ClassVar
 
 import open_clip
 import torch
+from huggingface_hub import hf_hub_download
 from mmkd_vision.image import rgb
+from mmkd_vision.weights import digest
+from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from open_clip.transform import PreprocessCfg, image_transform_v2
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import mmkd
-from mmkd.errors import GraphError, MmkdError
+from mmkd.errors import DataError, GraphError, MmkdError
+from mmkd_vision_language.open_clip_layout import states, tokens
 
 FIELDS = ("image", "text")
+_USAGE = """\
+import open_clip
+import torch
+from PIL import Image
+
+model, transform = open_clip.create_model_from_pretrained("local-dir:.")
+tokenizer = open_clip.get_tokenizer("local-dir:.")
+picture = Image.open("picture.png").convert("RGBA")
+page = Image.new("RGB", picture.size, "white")  # what is transparent lies on white
+page.paste(picture, mask=picture.getchannel("A"))
+texts = ["a sad cat"]
+with torch.no_grad():
+    values = {
+        "image.embedding": model.eval().encode_image(transform(page).unsqueeze(0), normalize=True),
+        "text.embedding": model.encode_text(tokenizer(texts), normalize=True),
+    }
+"""
 
 
 class OpenCLIPEncoder(mmkd.Encoder):
     """Any open_clip model under its own name, both towers, with its own preprocessing (Ilharco et al., 2021).
 
-    Values: `image.embedding` and `text.embedding`, of length 1 as CLIP compares them; for transformers
-    `image.hidden.0`, which enters the first block, and `image.hidden.i`, which leaves block i, class token first,
-    and `text.hidden.<i>` alike. The scale of the logits is the parameter `teacher/logit_scale` (a logarithm).
+    Values: `image.embedding` and `text.embedding`, of length 1 as CLIP compares them; `image.hidden.0`, which enters
+    the first block (stage, of a convolutional tower), and `image.hidden.i`, which leaves block i before a final norm,
+    class token first, and `text.hidden.<i>` alike; `image.tokens` and `text.tokens`, all tokens after the final norm,
+    of towers that norm before they pool; `logit_scale`, the scale of the logits (a logarithm). CoCa also has `logits`
+    of its caption, those at t for token t + 1 of `text`; its text tower appends a class token.
 
-    A tower that nobody reads is not run, and a sample without `image` (or `text`) goes through the other alone.
+    A tower that nobody reads is not run, nor are its fields asked of a sample; where both are read, a sample without
+    `image` (or `text`) goes through the other alone. A tokenizer that lies on the hub is fetched with the first text.
 
     Args:
         model: name of an architecture (`ViT-B-32`), or `hf-hub:org/name` or `local-dir:folder`, which bring weights.
@@ -35,13 +60,14 @@ class OpenCLIPEncoder(mmkd.Encoder):
             code; None for random weights.
         quickgelu: the activation of OpenAI's weights and some others; a tag that was trained otherwise is refused.
 
-    Shape: image `[B, 3, H, W]`, text `[B, L]` (ids) -> embeddings `[B, D]`, hidden `[B, L, D]`.
+    Shape: image `[B, 3, H, W]`, text `[B, L]` (ids) -> embeddings `[B, D]`, tokens and hidden `[B, L, D]` or
+        `[B, C, H, W]`, logits `[B, L - 1, V]`.
 
     Raises:
         MmkdError: there is no such model, tag or file, or the activation is not the one that the weights know.
     """
 
-    capabilities: ClassVar[frozenset[str]] = frozenset({"hidden", "input_grad"})
+    capabilities: ClassVar[frozenset[str]] = frozenset({"text", "hidden", "input_grad"})
 
     def __init__(self, model: str, pretrained: str | None = None, quickgelu: bool = False) -> None:
         super().__init__()
@@ -49,7 +75,7 @@ class OpenCLIPEncoder(mmkd.Encoder):
         _check(model, pretrained, quickgelu, brings_weights)
         loaded = brings_weights or pretrained is not None
         try:
-            self.net: nn.Module = open_clip.create_model(
+            self.net: Any = open_clip.create_model(
                 model,
                 pretrained=pretrained,
                 force_quick_gelu=quickgelu,
@@ -57,54 +83,133 @@ class OpenCLIPEncoder(mmkd.Encoder):
                 require_pretrained=loaded,
                 weights_only=True,
             )
-            self.tokenizer = open_clip.get_tokenizer(model)
         except (RuntimeError, ValueError, OSError) as error:
             reason = str(error).strip().splitlines()[0]
             raise MmkdError(f"open_clip cannot load '{model}': {reason}", where=pretrained or "") from error
-        self.model = model
+        self.model, self.quickgelu = model, quickgelu
         self._prepare(dict(self.net.visual.preprocess_cfg))
-        self._blocks = {"image": _blocks(self.net, "visual"), "text": _blocks(self.net, "text") or _blocks(self.net)}
-        self._fingerprint = _digest(self.net) if loaded else None
+        self._states = {side: states(self.net, side) for side in FIELDS}
+        self._tokens = {side: tokens(self.net, side) for side in FIELDS}
+        self._fingerprint = digest(self.net) if loaded else None
 
     @property
     def network(self) -> nn.Module:
-        return self.net
+        return self.net  # type: ignore[no-any-return]
+
+    @functools.cached_property
+    def tokenizer(self) -> Any:
+        """The model's own: open_clip's, or that of the text network that it was built on."""
+        try:
+            return open_clip.get_tokenizer(self.model)
+        except (RuntimeError, ValueError, OSError, ImportError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise MmkdError(
+                f"the tokenizer of '{self.model}' could not be had from the Hugging Face hub: {reason}",
+                next="once loaded it is kept; or model: local-dir:folder, with the tokenizer's files in the folder",
+            ) from error
 
     def values(self) -> list[str]:
-        hidden = [f"{side}.hidden.{i}" for side, paths in self._blocks.items() for i in range(len(paths) + bool(paths))]
-        return ["image.embedding", "text.embedding", *hidden]
+        names = ["image.embedding", "text.embedding"]
+        names += [f"{side}.tokens" for side, path in self._tokens.items() if path]
+        names += [f"{side}.hidden.{i}" for side, paths in self._states.items() for i in range(len(paths))]
+        return [*names, "logit_scale", *(["logits"] if self._captions else [])]
 
     def locate(self, name: str) -> str | None:
-        side, kind, *index = name.split(".")
-        if kind != "hidden":
-            return None
-        i = int(index[0])
-        return self._blocks[side][i - 1] if i else f"{self._blocks[side][0]}.input"
+        side, _, value = name.partition(".")
+        kind, _, index = value.partition(".")
+        if kind == "hidden":
+            return self._states[side][int(index)]
+        return self._tokens[side] if kind == "tokens" else name if name == "logit_scale" else None
 
     def transform(self, sample: mmkd.Sample) -> dict[str, Any]:
-        present = [field for field in FIELDS if field in sample] or FIELDS
+        read = self._read()
         made: dict[str, Any] = {}
-        if "image" in present:
-            made["image"] = self._picture(rgb(sample["image"]))
-        if "text" in present:
-            made["text"] = self.tokenizer(sample["text"])[0]
+        for side in [side for side in read if side in sample] or read:
+            if side == "image":
+                made["image"] = self._picture(rgb(sample["image"]))
+            elif not isinstance(text := sample["text"], str):
+                raise DataError(f"text is {type(text).__name__}, not a string")
+            else:
+                made["text"] = self.tokenizer(text)[0]
         return made
 
     def transform_key(self) -> Hashable:
-        return "open_clip", self.model, json.dumps(self.preprocess, sort_keys=True)
+        return "open_clip", self.model, json.dumps(self.preprocess, sort_keys=True), *self._read()
+
+    def vocabulary(self) -> dict[str, int] | None:
+        inner = getattr(self.tokenizer, "tokenizer", None)
+        return dict(self.tokenizer.encoder if inner is None else inner.get_vocab())
+
+    def preprocessing(self) -> dict[str, Any]:
+        about = self.preprocess
+        size = [about["size"]] * 2 if isinstance(about["size"], int) else list(about["size"])
+        known = {
+            "size": size, "interpolation": about["interpolation"],
+            "mean": list(about["mean"]), "std": list(about["std"]), "channels": about["mode"],
+        }  # fmt: skip
+        if about["resize_mode"] == "squash":
+            known["resize"] = size
+        elif about["resize_mode"] == "shortest" and size[0] == size[1]:
+            known["resize"] = size[0]
+        return known
+
+    def formats(self) -> list[str]:
+        return ["open_clip"]
+
+    def export(self, folder: Path, format: str) -> str:
+        config = _config(self.model)
+        if self.quickgelu:
+            config["quick_gelu"] = True
+        if isinstance(self.tokenizer, HFTokenizer):
+            self.tokenizer.save_pretrained(folder)
+        elif not isinstance(self.tokenizer, SimpleTokenizer):
+            raise MmkdError(f"open_clip has no file form for a {type(self.tokenizer).__name__}", where=self.model)
+        preprocess = {key: value for key, value in self.preprocess.items() if key != "size"}
+        document = {"model_cfg": config, "preprocess_cfg": preprocess}
+        (folder / "open_clip_config.json").write_text(json.dumps(document, indent=2) + "\n")
+        state = {key: value.contiguous() for key, value in self.net.state_dict().items()}
+        save_file(state, folder / "open_clip_model.safetensors")
+        return _USAGE
+
+    def export_tokenizer(self, folder: Path) -> str | None:
+        if not isinstance(self.tokenizer, SimpleTokenizer):
+            return None
+        length = self.tokenizer.context_length
+        return (
+            "import open_clip  # for its tokenizer alone\n\n"
+            f'tokens = {{"text": open_clip.SimpleTokenizer(context_length={length})(texts).numpy()}}\n'
+        )
 
     def fingerprint(self) -> str | None:
         """SHA-256 over names and bytes of the state that was loaded; None for random weights."""
         return self._fingerprint
 
     def forward(self, image: Tensor | None = None, text: Tensor | None = None) -> dict[str, Tensor]:
+        if self._captions and self._caption_read():
+            output = self.net(_given(image, "image"), _given(text, "text"))
+            return {f"{side}.embedding": output[f"{side}_features"] for side in FIELDS} | {"logits": output["logits"]}
+        read = self._read()
         values: dict[str, Tensor] = {}
-        taps = [name for name in self.wanted or () if name.startswith("/")]
-        if self.wants("image.") or self.wants("/visual"):
-            values["image.embedding"] = self.net.encode_image(_given(image, "image"), normalize=True)  # type: ignore[operator]
-        if self.wants("text.") or any(not name.startswith("/visual") for name in taps):
-            values["text.embedding"] = self.net.encode_text(_given(text, "text"), normalize=True)  # type: ignore[operator]
+        if "image" in read:
+            values["image.embedding"] = self.net.encode_image(_given(image, "image"), normalize=True)
+        if "text" in read:
+            values["text.embedding"] = self.net.encode_text(_given(text, "text"), normalize=True)
         return values
+
+    @property
+    def _captions(self) -> bool:
+        return hasattr(self.net, "text_decoder")
+
+    def _caption_read(self) -> bool:
+        return self.wants("logits") or self.wants("/text_decoder")
+
+    def _read(self) -> list[str]:
+        """The towers of which something is read; a caption reads both."""
+        if self._caption_read():
+            return list(FIELDS)
+        others = [name for name in self.wanted or () if name.startswith("/") and not name.startswith("/visual")]
+        read = {"image": self.wants("image.") or self.wants("/visual"), "text": self.wants("text.") or bool(others)}
+        return [side for side in FIELDS if read[side]]
 
     def _prepare(self, preprocess: dict[str, Any]) -> None:
         self.preprocess = preprocess
@@ -118,9 +223,21 @@ class OpenCLIPEncoder(mmkd.Encoder):
         self._prepare(json.loads(bytes(state.tolist())))
 
 
+def _config(model: str) -> dict[str, Any]:
+    """What open_clip builds the architecture from."""
+    scheme, colon, name = model.partition(":")
+    if not colon:
+        return dict(open_clip.get_model_config(model))
+    path = hf_hub_download(name, "open_clip_config.json") if scheme == "hf-hub" else f"{name}/open_clip_config.json"
+    return dict(json.loads(Path(path).read_text())["model_cfg"])
+
+
 def _given(value: Tensor | None, field: str) -> Tensor:
     if value is None:
-        raise GraphError(f"the samples have no {field}, and a value of the {field} tower is wanted")
+        raise GraphError(
+            f"the samples have no {field}, and a value of the {field} tower is wanted",
+            next="have it made: graph.collate(samples, [value, ...])",
+        )
     return value
 
 
@@ -151,21 +268,3 @@ def _check(model: str, pretrained: str | None, quickgelu: bool, brings_weights: 
             where="quickgelu",
             next=f"quickgelu: {str(trained_with).lower()}",
         )
-
-
-def _blocks(network: nn.Module, tower: str = "") -> list[str]:
-    """Paths of a tower's transformer blocks, in order; none where it is no transformer of open_clip."""
-    path = f"{tower}.transformer" if tower else "transformer"
-    transformer = dict(network.named_modules()).get(path)
-    blocks = getattr(transformer, "resblocks", None)
-    if not isinstance(blocks, nn.ModuleList) or not getattr(transformer, "batch_first", False):
-        return []
-    return [f"{path}.resblocks.{i}" for i in range(len(blocks))]
-
-
-def _digest(network: nn.Module) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return f"sha256:{digest.hexdigest()}"

@@ -78,9 +78,10 @@ def test_tower_needs_an_embedding() -> None:
 def test_located_values_equal_those_of_the_towers(dim: int | None) -> None:
     graph = _reading("student.image.embedding", dim)
     graph.eval()
-    batch = graph.collate(SAMPLES)
+    names = ["student.image.hidden.1", "student.text.hidden.-1", "student.text.tokens"]
+    batch = graph.collate(SAMPLES, names)
     towers: Any = graph.nodes["student"]
-    got = graph.values(batch, ["student.image.hidden.1", "student.text.hidden.-1", "student.text.tokens"])
+    got = graph.values(batch, names)
     image = towers.image.stages[0](towers.image.stem(batch["student"]["image.image"]))
     torch.testing.assert_close(got["student.image.hidden.1"], image)
     torch.testing.assert_close(towers.text.norm(got["student.text.hidden.-1"]), got["student.text.tokens"])
@@ -109,10 +110,13 @@ def test_missing_field_of_a_wanted_tower() -> None:
     assert graph.values(texts, ["student.text.embedding"])["student.text.embedding"].shape == (1, 6)
     with pytest.raises(GraphError, match="no image"):
         graph.values(texts, ["student.image.embedding"])
-    with pytest.raises(DataError, match="no field 'image'"):
+    with pytest.raises(DataError, match="no field 'text'"):
         graph.collate([{"key": "q"}])
+    assert set(graph.collate([SAMPLES[0], {"key": "q", "text": "a cat"}])["student"]) == {
+        "text.input_ids", "text.attention_mask",
+    }  # fmt: skip
     with pytest.raises(DataError, match="others lack"):
-        graph.collate([SAMPLES[0], {"key": "q", "text": "a cat"}])
+        graph.collate([SAMPLES[0], {"key": "q", "text": "a cat"}], ["student.image.tokens", "student.text.tokens"])
 
 
 def test_inputs_are_rebound() -> None:

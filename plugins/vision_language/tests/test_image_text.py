@@ -1,9 +1,12 @@
 """Image-text dataset: tables, paths, pictures, and errors that name file and line."""
 
 import json
+import pickle
+import sys
 from pathlib import Path
 
 import pytest
+from mmkd_vision import picture
 from mmkd_vision_language.image_text import ImageTextDataset
 from PIL import Image
 
@@ -107,6 +110,58 @@ def test_folder_errors(folder: Path) -> None:
         ImageTextDataset(str(folder / "empty"), captions=False)
 
 
+def parquet(path: Path, **columns: object) -> str:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(pyarrow.table(columns), path)
+    return str(path)
+
+
+def test_parquet_of_paths(folder: Path) -> None:
+    parquet(folder / "captions.parquet", image=["a.png", "more/c.webp"], text=["red", "blue"], label=[1, None])
+    dataset = ImageTextDataset(str(folder))
+    assert [(s["key"], s["text"], s.get("label")) for s in map(dataset.__getitem__, range(2))] == [
+        ("a.png", "red", 1), ("more/c.webp", "blue", None),
+    ]  # fmt: skip
+    assert dataset[0]["image"].getpixel((0, 0)) == (255, 0, 0)
+
+
+@pytest.mark.parametrize("struct", [False, True])
+def test_parquet_of_pictures(folder: Path, struct: bool) -> None:
+    data = [(folder / name).read_bytes() for name in ("a.png", "more/c.webp")]
+    images = [{"bytes": d, "path": None} for d in data] + [{"bytes": None, "path": "b.jpg"}] if struct else data
+    path = parquet(folder / "pets.parquet", picture=images, caption=["red", "blue", "green"][: len(images)])
+    dataset = ImageTextDataset(path, image_column="picture", text_column="caption")
+    keys = [dataset[i]["key"] for i in range(len(dataset))]
+    assert keys == ["pets.parquet/0", "pets.parquet/1", "b.jpg"][: len(images)]
+    assert dataset[0]["image"].getpixel((0, 0)) == (255, 0, 0)
+    assert pickle.loads(pickle.dumps(dataset))[1]["image"].getpixel((0, 0))[2] > 200
+
+
+def test_parquet_errors(folder: Path) -> None:
+    path = parquet(folder / "t.parquet", image=["a.png", "../a.png"], text=["red", "green"])
+    with pytest.raises(DataError, match=r"t.parquet: column 'txt' is missing; did you mean 'text'"):
+        ImageTextDataset(path, text_column="txt")
+    with pytest.raises(DataError, match=r"t.parquet: row 2: '../a.png' lies outside"):
+        ImageTextDataset(path)
+    parquet(folder / "t.parquet", image=["a.png", None], text=["red", "green"])
+    with pytest.raises(DataError, match=r"t.parquet: row 2: column 'image' is empty"):
+        ImageTextDataset(path)
+    parquet(folder / "t.parquet", image=[1], text=["red"])
+    with pytest.raises(DataError, match=r"t.parquet: row 1: column 'image' is no text"):
+        ImageTextDataset(path)
+    parquet(folder / "t.parquet", image=[b"junk"], text=["red"])
+    with pytest.raises(DataError, match=r"t.parquet: row 1: is no picture"):
+        ImageTextDataset(path)[0]
+
+
+def test_parquet_without_pyarrow(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "captions.parquet").touch()
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(DataError, match=r"needs pyarrow[^$]*mmkd-vision-language\[parquet\]"):
+        ImageTextDataset(str(folder))
+
+
 def test_bad_pictures_name_the_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.new("RGB", (6, 4)).save(folder / "tiff.png", "TIFF")
     (folder / "cut.png").write_bytes((folder / "a.png").read_bytes()[:50])
@@ -116,6 +171,6 @@ def test_bad_pictures_name_the_file(folder: Path, monkeypatch: pytest.MonkeyPatc
         dataset[place["tiff.png"]]
     with pytest.raises(DataError, match=r"cut.png: cannot be read"):
         dataset[place["cut.png"]]
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
-    with pytest.raises(DataError, match=r"a.png: is too large"):
+    monkeypatch.setattr(picture, "PIXELS", 20)
+    with pytest.raises(DataError, match=r"a.png: has 6 x 4 pixels"):
         dataset[place["a.png"]]

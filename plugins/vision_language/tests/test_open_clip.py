@@ -77,8 +77,9 @@ def test_hidden_values(encoder: OpenCLIPEncoder) -> None:
         *(f"image.hidden.{i}" for i in range(3)), *(f"text.hidden.{i}" for i in range(4)),
     ]  # fmt: skip
     graph = _graph(encoder, "student.image.embedding")
-    batch = graph.collate(SAMPLES)
-    got = graph.values(batch, ["student.image.hidden.0", "student.image.hidden.2", "student.text.hidden.-1"])
+    names = ["student.image.hidden.0", "student.image.hidden.2", "student.text.hidden.-1"]
+    batch = graph.collate(SAMPLES, names)
+    got = graph.values(batch, names)
     assert got["student.image.hidden.0"].shape == got["student.image.hidden.2"].shape == (3, 5, 16)
     visual: Any = encoder.network.visual
     torch.testing.assert_close(

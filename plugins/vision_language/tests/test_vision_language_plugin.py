@@ -11,7 +11,9 @@ def test_everything_registered_loads() -> None:
     entries = [entry for entry in host().catalogue if entry.plugin == "vision_language"]
     assert {(e.kind, e.name) for e in entries} == {
         ("encoder", "open_clip"), ("encoder", "dual_tower"), ("dataset", "emoji"), ("dataset", "image_text"),
-        ("recipe", "emoji"),
+        ("encoder", "transformers"), ("dataset", "webdataset"),
+        ("dataset", "class_prompts"), ("metric", "zero_shot"), ("recipe", "emoji"),
+            ("recipe", "emoji_two_teachers"),
     }  # fmt: skip
     for entry in entries:
         assert entry.summary
@@ -27,7 +29,9 @@ def test_import_is_light() -> None:
 
 def test_recipe_and_its_baseline() -> None:
     recipe = mmkd.load_recipe("vision_language.emoji")
-    assert recipe.exported() == ["student", "up", "teacher"]
+    assert recipe.exported() == ["student", "up", "sentence", "words", "target"]
+    words, train = recipe.teachers["words"].arguments["corpus"], recipe.data.train
+    assert train is not None and words == {"use": train.use, **train.arguments}  # no other caption leaks in
     plain = recipe.baseline_recipe()
     assert plain is not None and not plain.teacher_nodes() and not plain.projectors
     assert plain.train == recipe.train and plain.data == recipe.data
