@@ -6,21 +6,20 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmkd.recipe import Node, Recipe
+from mmkd.report.scores import columns, rows
 
 
 def card(recipe: Recipe, results: Mapping[str, Any], arm: str) -> str:
-    """Markdown: what was distilled from what, with which losses, and the scores beside the baseline's."""
+    """Markdown: what was distilled from what, with which losses; scores of teacher, student and baseline."""
     lines = [f"# {recipe.name or 'student'}", ""]
     if recipe.description:
         lines += [recipe.description, ""]
     lines += ["| node | role | component | options |", "|---|---|---|---|"]
     for role, nodes in (("teacher", recipe.teacher_nodes()), ("student", recipe.student_nodes())):
-        lines += [
-            f"| {name} | {role} | `{node.use or 'handed in'}` | {_options(node)} |" for name, node in nodes.items()
-        ]
+        lines += [f"| {name} | {role} | {_component(node)} | {_options(node)} |" for name, node in nodes.items()]
     lines += ["", "| loss | component | weight |", "|---|---|---|"]
     lines += [f"| {name} | `{loss.use}` | {loss.weight} |" for name, loss in recipe.losses.items()]
-    scores = {name: results[name]["scores"] for name in ("student", "baseline") if name in results}
+    scores = columns(results)
     if any(scores.values()):
         lines += [
             "",
@@ -29,11 +28,7 @@ def card(recipe: Recipe, results: Mapping[str, Any], arm: str) -> str:
             f"| dataset | metric | {' | '.join(scores)} |",
             "|---|---|" + "---|" * len(scores),
         ]
-        for place in dict.fromkeys(key for each in scores.values() for key in _flat(each)):
-            numbers = " | ".join(
-                f"{_flat(each)[place]:.4g}" if place in _flat(each) else "-" for each in scores.values()
-            )
-            lines.append(f"| {place[0]} | {place[1]} | {numbers} |")
+        lines += [f"| {' | '.join(row)} |" for row in rows(scores)]
         lines += [
             "",
             f"One run, seed {recipe.train.seed}, {recipe.train.steps or '?'} steps of {recipe.data.batch_size}.",
@@ -43,21 +38,15 @@ def card(recipe: Recipe, results: Mapping[str, Any], arm: str) -> str:
     return "\n".join(lines)
 
 
+def _component(node: Node) -> str:
+    return f"average of {node.average.of}" if node.average else f"`{node.use or 'handed in'}`"
+
+
 def _options(node: Node) -> str:
     return ", ".join(f"{key}={value!r}" for key, value in node.arguments.items()).replace("|", "\\|")
 
 
-def _flat(scores: Mapping[str, Any]) -> dict[tuple[str, str], float]:
-    return {
-        (dataset, f"{metric}.{name}"): number
-        for dataset, metrics in scores.items()
-        for metric, numbers in metrics.items()
-        for name, number in numbers.items()
-    }
-
-
 def _value(recipe: Recipe) -> str:
-    """A value worth reading: the exported projector, or the student's embedding."""
-    return next(
-        (n for n in recipe.exported() if n in recipe.projectors), f"{next(iter(recipe.student_nodes()))}.embedding"
-    )
+    """A value worth reading: the exported projector, or the embedding of the first exported network."""
+    names = recipe.exported()
+    return next((n for n in names if n in recipe.projectors), f"{names[0]}.embedding")

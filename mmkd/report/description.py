@@ -31,7 +31,10 @@ def describe(entry: Entry) -> dict[str, Any]:
     """
     about = {**summary(entry), "url": entry.url, "needs": list(entry.needs)}
     if entry.kind == "recipe":
-        return {**about, "recipe": entry.source().read_text(encoding="utf-8")}
+        from mmkd.recipe import load_recipe
+
+        text = entry.source().read_text(encoding="utf-8")
+        return {**about, "left_open": load_recipe(entry.source()).left_open(), "recipe": text}
     cls = entry.load()
     from mmkd.signature import options, ports
 
@@ -93,6 +96,11 @@ def as_text(about: Mapping[str, Any]) -> str:
         if rows := about.get(title):
             parts.append("\n".join([f"{title}:", *_rows(rows)]))
     if "recipe" in about:
+        if left := about["left_open"]:
+            parts.append(
+                f"Yours to give: {', '.join(left)}; in a recipe that begins with\n\n  recipe: {about['id']}\n\n"
+                "or from Python: mmkd.distill(recipe, nodes={...}, data={...})"
+            )
         parts.append(about["recipe"].rstrip())
     return "\n\n".join(part for part in parts if part)
 

@@ -1,4 +1,4 @@
-"""A bound graph as cards and wires: batch, networks, projectors, losses."""
+"""A bound graph as cards and wires: batch, networks, projectors, mixers, losses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mmkd.report.notation import Shapes, counted, over_run
 
 @dataclass(eq=False)
 class Titled(Card):
-    """A card with its text. Roles are `batch student teacher projector loss unused`."""
+    """A card with its text. Roles are `batch student teacher projector mixer loss unused`."""
 
     title: str = ""
     role: str = "batch"
@@ -41,9 +41,9 @@ class Diagram:
         for node in graph.roles.values():
             self._node(node)
         depths: dict[str, int] = {}
-        for binding in graph.plan.projectors:
+        for binding in graph.plan.derived:
             depths[binding.name] = 1 + max((depths.get(a.node, 0) for _, a in facts.each_port(binding)), default=0)
-            self._projector(binding, 1 + depths[binding.name])
+            self._derived(binding, 1 + depths[binding.name])
         for name in (name for name in graph.bound if name not in graph.widths):
             self._card(2, name, "unused", "no loss reads it", [type(graph.bound[name].module).__name__])
         last = 2 + max(depths.values(), default=0) + (not depths and bool(graph.bound))
@@ -77,7 +77,8 @@ class Diagram:
         runs = facts.runs_of(self.graph, node)
         if not runs:
             self._card(1, node.name, "unused", "not run", notes)
-        role, mark = ("student", "trained") if node.trained else ("teacher", "frozen")
+        role, mark = ("student", "trained") if node.trained else ("teacher", "averaged" if node.average else "frozen")
+        notes += [f"{node.average.of}: {facts.rule(node.average)}"] if node.average else []
         for run in runs:
             card = self._card(1, run.id, role, mark, [*notes, *self._run_notes(run)])
             for name, (source, shape) in self.graph.sources[run.id].items():
@@ -94,12 +95,14 @@ class Diagram:
         if run.node.cache or run.node.table:
             yield "outputs remembered"
 
-    # -- projectors and losses ----------------------------------------------------------------------------------
+    # -- projectors, mixers and losses --------------------------------------------------------------------------
 
-    def _projector(self, binding: Binding, layer: int) -> None:
+    def _derived(self, binding: Binding, layer: int) -> None:
         kept = "exported" if binding.name in self.graph.exported else "train-only"
         total = counted(facts.parameters(binding.module)[1], "parameter")
-        card = self._card(layer, binding.name, "projector", kept, [type(binding.module).__name__, total])
+        followed = [f"{o} {over_run(s, self.graph.total_steps)}" for o, s in facts.followed(self.graph, binding.module)]
+        notes = [type(binding.module).__name__, total, *followed]
+        card = self._card(layer, binding.name, facts.kind(binding), kept, notes)
         for port, address in facts.each_port(binding):
             self._take(card, port, address.key, detached=address.detached)
         self._give(card, binding.name, Port("", self.shapes.of(binding.name)))

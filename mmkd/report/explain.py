@@ -36,16 +36,22 @@ class _Explanation:
 
     def lines(self) -> Iterator[str]:
         graph = self.graph
-        unused = [(name, [("unused", "no loss reads it")]) for name in graph.bound if name not in graph.widths]
-        sizes = ((graph.roles, "network"), (graph.bound, "projector"), (graph.terms, "loss"), (graph.phases, "phase"))
-        yield "Training graph: " + ", ".join(counted(len(part), noun) for part, noun in sizes if part)
+        sizes = {
+            "network": len(graph.roles), "projector": len(graph.projectors), "mixer": len(graph.mixers),
+            "loss": len(graph.terms), "phase": len(graph.phases),
+        }  # fmt: skip
+        yield "Training graph: " + ", ".join(counted(size, noun) for noun, size in sizes.items() if size)
         if self.shapes.batch:
             yield f"B = {self.shapes.batch} in the example batch"
         yield from self._section("Networks", (self._node(node) for node in graph.roles.values()))
-        yield from self._section("Projectors", [*map(self._projector, graph.plan.projectors), *unused])
+        for kind, modules in (("Projectors", graph.projectors), ("Mixers", graph.mixers)):
+            used = [binding for binding in graph.plan.derived if binding.name in modules]
+            unused = [(name, [("unused", "no loss reads it")]) for name in modules if name not in graph.widths]
+            yield from self._section(kind, [*map(self._derived, used), *unused])
         yield from self._section("Losses", map(self._term, graph.terms))
         yield from self._section("Phases of a step, in order", map(self._phase, graph.phases))
         yield from self._section("Totals", [("", self._totals())])
+        yield from self._section("Decided for this machine", [("", list(graph.decided.items()))] * bool(graph.decided))
 
     @staticmethod
     def _section(title: str, entries: Iterable[tuple[str, Sequence[Fact]]]) -> Iterator[str]:
@@ -74,6 +80,9 @@ class _Explanation:
             ("network", f"{facts.network(node)} ({node.use or 'handed in'})"),
             ("parameters", f"{count(total)}, {some_trained}"),
         ]
+        if node.average is not None:
+            said.append(("average", facts.rule(node.average)))
+            said += self._followed(node.average)
         said += self._followed(node.encoder)
         for run in runs:
             said += self._run(run)
@@ -83,8 +92,7 @@ class _Explanation:
         if unread := facts.skipped(node, runs):
             published = counted(len(node.encoder.values()), "published value")
             said.append(("skipped", f"{len(unread)} of {published}: {some(unread)}"))
-        role = "student, trained" if node.trained else "teacher, frozen"
-        return f"{node.name}: {role}{', exported' if node.name in self.graph.exported else ''}", said
+        return f"{node.name}: {facts.role(node)}{', exported' if node.name in self.graph.exported else ''}", said
 
     def _run(self, run: NodeRun) -> Iterator[Fact]:
         if run.view:
@@ -120,15 +128,15 @@ class _Explanation:
         elif node.cache:
             yield "cache", f"{node.cache}: run once over the training data before step 0, then remembered"
 
-    # -- projectors and losses ----------------------------------------------------------------------------------
+    # -- projectors, mixers and losses --------------------------------------------------------------------------
 
-    def _projector(self, binding: Binding) -> tuple[str, list[Fact]]:
+    def _derived(self, binding: Binding) -> tuple[str, list[Fact]]:
         kept = "exported" if binding.name in self.graph.exported else "train-only"
         said = [self._component(binding), ("parameters", self._parameters(binding))]
         said += self._ports(binding)
         said += [("like", f"{address.key} {self.shapes.of(address.key)}") for address, _ in binding.models()]
         said += [("output", f"{binding.name} {self.shapes.of(binding.name)}"), *self._followed(binding.module)]
-        return f"{binding.name}: projector, {kept}", said
+        return f"{binding.name}: {facts.kind(binding)}, {kept}", said
 
     def _term(self, term: Term) -> tuple[str, list[Fact]]:
         said = [self._component(term.binding)]

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator
 
 from torch import nn
 
-from mmkd.components import Schedule
+from mmkd.components import Schedule, kind_of
+from mmkd.graph.average import Average
 from mmkd.graph.binding import Binding
 from mmkd.graph.node import Node, NodeRun
 from mmkd.graph.phase import Phase
@@ -43,6 +44,27 @@ def skipped(node: Node, runs: Iterable[NodeRun]) -> list[str]:
 def stops(run: NodeRun) -> bool:
     """Whether a pass ends at its deepest tap while the graph is trained."""
     return bool(run.recorder.taps) and not run.published and not (run.node.trained and run.batch_norm)
+
+
+def role(node: Node) -> str:
+    """Who a network is, and what happens to its weights."""
+    if node.average is not None:
+        return f"teacher, average of {node.average.of}"
+    return "student, trained" if node.trained else "teacher, frozen"
+
+
+def rule(average: Average) -> str:
+    """How a network follows another one: `ema, momentum 0.99, from step 100`."""
+    said: list[str] = [average.kind]
+    said += [f"momentum {average.momentum:.4g}"] if average.kind == "ema" else []
+    said += [f"from step {average.start}"] if average.start else []
+    said += [f"every {counted(average.every, 'step')}"] if average.every > 1 else []
+    return ", ".join(said)
+
+
+def kind(binding: Binding) -> str:
+    """Whether something bound is a projector or a mixer."""
+    return kind_of(type(binding.module)) or "component"
 
 
 def network(node: Node) -> str:
@@ -90,7 +112,8 @@ def followed(graph: TrainingGraph, module: nn.Module) -> Iterator[tuple[str, Sch
     paths = {id(inner): path for path, inner in module.named_modules()}
     for item in graph.scheduled:
         if id(item.module) in paths:
-            yield ".".join(part for part in (paths[id(item.module)], item.option) if part), item.schedule
+            place = "" if item.item is None else str(item.item)
+            yield ".".join(part for part in (paths[id(item.module)], item.option, place) if part), item.schedule
 
 
 def each_port(binding: Binding) -> Iterator[tuple[str, Address]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,12 +13,14 @@ from mmkd.report.canvas import Box, Curve, Dot, Shape, Text, line, png, svg, tex
 from mmkd.report.diagram import Diagram, Titled
 from mmkd.report.layout import Layout, Port
 
-WRITERS = {".svg": svg, ".png": png}
+Writer = Callable[[Iterable[Shape], float, float, str], bytes]
+WRITERS: dict[str, Writer] = {".svg": svg, ".png": png}
 COLOURS = {
     "batch": ("#5f6368", "#f6f6f7"),
     "student": ("#2c7a4b", "#f0f8f3"),
     "teacher": ("#54708c", "#eff3f7"),
     "projector": ("#bf6516", "#fdf5ec"),
+    "mixer": ("#0f766e", "#eff8f6"),
     "loss": ("#6d4aa3", "#f6f2fb"),
     "unused": ("#b4b8bd", "#fafafa"),
 }
@@ -47,11 +49,20 @@ def draw(graph: TrainingGraph, path: str | Path) -> Path:
             f"'{path.suffix}' is no format of a picture", where=str(path), name=path.suffix, exists=WRITERS,
             next=f"name the file {path.stem or 'graph'}.svg",
         )  # fmt: skip
-    picture = _Picture(graph)
-    drawn = write(list(picture.shapes()), *picture.size, f"Training graph of {', '.join(graph.roles)}")
+    drawn = drawing(graph, write)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(drawn)
     return path
+
+
+def drawing(graph: TrainingGraph, write: Writer = svg) -> bytes:
+    """The picture of a graph itself.
+
+    Raises:
+        GraphError: the graph has not been set up.
+    """
+    picture = _Picture(graph)
+    return write(list(picture.shapes()), *picture.size, f"Training graph of {', '.join(graph.roles)}")
 
 
 class _Picture:
@@ -93,7 +104,10 @@ class _Picture:
             yield from bundle
 
     def _legend(self) -> Iterator[tuple[str, str]]:
-        words = {"student": "student: trained", "teacher": "teacher: frozen", "projector": "projector", "loss": "loss"}
+        words = {
+            "student": "student: trained", "teacher": "teacher: frozen", "projector": "projector", "mixer": "mixer",
+            "loss": "loss",
+        }  # fmt: skip
         roles = {card.role for card in self.cards}
         yield from ((role, text) for role, text in words.items() if role in roles)
         if any(port.hollow for card in self.cards for port in card.right):
