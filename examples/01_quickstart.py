@@ -41,7 +41,7 @@ def main() -> None:
         recall = {name: [round(100 * value, 2)] for name, value in result["scores"]["held_out"]["retrieval"].items()}
         summary[arm] = {"held_out": recall}
     summary["seconds"] = round(time.monotonic() - started, 1)
-    (args.output_dir / "results.json").write_text(json.dumps({**summary, "run": results}, indent=2) + "\n")
+    (args.output_dir / "results.json").write_text(json.dumps({**results, **summary}, indent=2) + "\n")
 
     bench = json.loads(BENCH.read_text())
     print(f"{'text to image, held-out emoji':30}{'with teacher':>14}{'without':>10}     5 folds: with   without")

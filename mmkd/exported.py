@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,36 +19,31 @@ from mmkd.engine import checkpoint
 from mmkd.errors import MmkdError, TrainingError
 from mmkd.graph.node import Node
 from mmkd.graph.training_graph import TrainingGraph
-from mmkd.recipe import Node as NodeSpec, ProjectorSpec, Recipe
+from mmkd.recipe import Component, Node as NodeSpec, ProjectorSpec, Recipe
 from mmkd.signature import options
 
 FORMAT = 1
 
 
-def export(graph: TrainingGraph, recipe: Recipe, folder: Path, card: str) -> Path:
+def write(graph: TrainingGraph, recipe: Recipe, folder: Path, card: str) -> Path:
     """Write `config.json`, `model.safetensors` and `README.md`; what `export` does not name is dropped.
 
     Constant networks that `export` names are stored by reference, as options and the checksum of their weights; those
     that have no checksum are stored whole.
     """
     names = recipe.exported()
-    specs = {**recipe.student_nodes(), **recipe.teacher_nodes()}
     config: dict[str, Any] = {
         "format": FORMAT,
         "mmkd": mmkd.__version__,
         "name": recipe.name,
-        "nodes": {name: _node_config(graph.roles[name], specs[name]) for name in names if name in specs},
-        "projectors": {
-            name: {"spec": recipe.projectors[name].model_dump(), "shapes": graph.widths[name]}
-            for name in names
-            if name in recipe.projectors
-        },
+        "licences": _licences(graph, recipe),
+        "nodes": {n: _node_config(graph.roles[n], recipe.built_as(n)) for n in names if n in graph.roles},
+        "projectors": _derived_config(graph, recipe.projectors, names),
+        "mixers": _derived_config(graph, recipe.mixers, names),
     }
     config["plugins"] = {p.id: f"{p.distribution} {p.version}" for p in plugins.host().plugins if p.id in _used(config)}
     state = graph.state_dict()
-    kept = tuple(f"nodes.{name}." for name in config["nodes"]) + tuple(
-        f"projectors.{name}." for name in config["projectors"]
-    )
+    kept = tuple(f"{kind}.{name}." for kind in ("nodes", "projectors", "mixers") for name in config[kind])
     for name, entry in config["nodes"].items():
         if entry["constant"] and entry["fingerprint"] is None:
             state |= {f"nodes.{name}.{key}": value for key, value in graph.roles[name].encoder.state_dict().items()}
@@ -58,9 +53,28 @@ def export(graph: TrainingGraph, recipe: Recipe, folder: Path, card: str) -> Pat
     aside.mkdir(parents=True)
     save_file(tensors, aside / "model.safetensors")
     (aside / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    (aside / "README.md").write_text(card)
+    describe(aside, card)
     shutil.rmtree(folder, ignore_errors=True)
     return aside.rename(folder)
+
+
+def describe(folder: Path, card: str) -> None:
+    """Write the card of an exported model, with the licences that its config records, before how to use it."""
+    licences = json.loads((folder / "config.json").read_text()).get("licences", {})
+    rows = [f"| {name} | {licence} |" for name, licence in licences.items()]
+    about, use, rest = card.partition("## Use\n")
+    section = "\n".join(["## Licences", "", "| part | licence |", "|---|---|", *rows, "", ""]) if rows else ""
+    (folder / "README.md").write_text(about + section + use + rest)
+
+
+def _licences(graph: TrainingGraph, recipe: Recipe) -> dict[str, str]:
+    """What networks and datasets state, by name; those that state nothing stay out."""
+    stated: dict[str, str | None] = {name: node.encoder.license for name, node in graph.roles.items()}
+    for name, spec in {"train": recipe.data.train, **recipe.data.eval_sets()}.items():
+        if spec is not None:
+            dataset: Any = plugins.host().catalogue.get("dataset", spec.use).load()
+            stated[f"data.{name}"] = dataset.license
+    return {name: licence for name, licence in stated.items() if licence}
 
 
 def _node_config(node: Node, spec: NodeSpec) -> dict[str, Any]:
@@ -71,6 +85,11 @@ def _node_config(node: Node, spec: NodeSpec) -> dict[str, Any]:
     elif "pretrained" in arguments and "pretrained" in options(type(node.encoder)):
         arguments["pretrained"] = options(type(node.encoder))["pretrained"].default
     return {**config, "options": arguments}
+
+
+def _derived_config(graph: TrainingGraph, specs: Mapping[str, Component], names: Sequence[str]) -> dict[str, Any]:
+    used = [name for name in names if name in specs]
+    return {name: {"spec": specs[name].model_dump(), "shapes": graph.widths[name]} for name in used}
 
 
 def _used(config: Mapping[str, Any]) -> set[str]:
@@ -120,9 +139,13 @@ def from_pretrained(path: str | Path, *, nodes: Mapping[str, nn.Module] | None =
             )
             for name, entry in config["nodes"].items()
         }
-        bound = {
+        projectors = {
             name: maker.projector(name, ProjectorSpec.model_validate(entry["spec"]))
             for name, entry in config["projectors"].items()
+        }
+        mixers = {
+            name: maker.mixer(name, Component.model_validate(entry["spec"]))
+            for name, entry in config.get("mixers", {}).items()
         }
     except MmkdError as error:
         raise error.at(str(folder / "config.json")) from error.__cause__
@@ -135,10 +158,11 @@ def from_pretrained(path: str | Path, *, nodes: Mapping[str, nn.Module] | None =
                 f"the weights of '{name}' are {now}, the model was trained with {entry['fingerprint']}",
                 where=str(folder),
             )
-    for name, entry in config["projectors"].items():
-        module: Any = bound[name].module
+    for name, binding in {**projectors, **mixers}.items():
+        entry = (config["projectors"] if name in projectors else config["mixers"])[name]
+        module: Any = binding.module
         module.setup(**{port: _shape(shape) for port, shape in entry["shapes"].items()})
-    graph = TrainingGraph(built, bound)
+    graph = TrainingGraph(built, projectors, mixers=mixers)
     try:
         graph.load_state_dict({"_extra_state": torch.tensor(0), **tensors})
     except (MmkdError, RuntimeError) as error:
