@@ -19,18 +19,25 @@ if TYPE_CHECKING:
         Encoder as Encoder,
         Loss as Loss,
         Metric as Metric,
+        Mixer as Mixer,
         Projector as Projector,
         Sample as Sample,
         Schedule as Schedule,
         critic as critic,
     )
     from mmkd.compose import build as build
+    from mmkd.diagnosis.doctor import doctor as doctor
+    from mmkd.engine.fields import Fields as Fields
+    from mmkd.engine.gradients import gradient_cosine as gradient_cosine, gradient_norms as gradient_norms
     from mmkd.engine.optimizer import optimizers as optimizers
     from mmkd.errors import MmkdError as MmkdError
-    from mmkd.export import from_pretrained as from_pretrained
+    from mmkd.exported import from_pretrained as from_pretrained
+    from mmkd.formats.export import export as export
     from mmkd.graph.training_graph import TrainingGraph as TrainingGraph
     from mmkd.graph.wrap import wrap as wrap
     from mmkd.recipe import Recipe as Recipe, load_recipe as load_recipe
+    from mmkd.reporting import write_report as write_report
+    from mmkd.rows import Rows as Rows
     from mmkd.run import distill as distill, evaluate as evaluate
 
 __version__ = "0.1.0"
@@ -38,16 +45,25 @@ __version__ = "0.1.0"
 _HOMES = {
     "build": "mmkd.compose",
     "distill": "mmkd.run",
+    "doctor": "mmkd.diagnosis.doctor",
     "evaluate": "mmkd.run",
-    "from_pretrained": "mmkd.export",
+    "Fields": "mmkd.engine.fields",
+    "export": "mmkd.formats.export",
+    "from_pretrained": "mmkd.exported",
     "TrainingGraph": "mmkd.graph.training_graph",
     "wrap": "mmkd.graph.wrap",
     "Recipe": "mmkd.recipe",
     "load_recipe": "mmkd.recipe",
     "MmkdError": "mmkd.errors",
     "optimizers": "mmkd.engine.optimizer",
+    "write_report": "mmkd.reporting",
+    **dict.fromkeys(["gradient_cosine", "gradient_norms"], "mmkd.engine.gradients"),
+    "Rows": "mmkd.rows",
     **dict.fromkeys(
-        ["Critic", "Curator", "Dataset", "Encoder", "Loss", "Metric", "Projector", "Sample", "Schedule", "critic"],
+        (
+            *("Critic", "Curator", "Dataset", "Encoder", "Loss", "Metric", "Mixer", "Projector"),
+            *("Sample", "Schedule", "critic"),
+        ),
         "mmkd.components",
     ),
 }

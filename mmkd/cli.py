@@ -20,6 +20,7 @@ from mmkd.plugin_commands import add_plugin_commands
 from mmkd.plugins import host
 from mmkd.registry import KINDS
 from mmkd.report.description import as_text, describe, summary
+from mmkd.report.scores import columns, rows
 from mmkd.report.table import print_table
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, alone on stdout.")]
@@ -111,6 +112,7 @@ def distill(
     output_dir: Annotated[Path | None, typer.Option(help="Where the run goes; runs/<name> unless given.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
     baseline: Annotated[bool, typer.Option(help="Also train the recipe's baseline.")] = True,
+    preflight: Annotated[bool, typer.Option(help="Examine the recipe first; errors stop the run.")] = True,
     local: Local = None,
     json: Json = False,
 ) -> None:
@@ -122,11 +124,37 @@ def distill(
 
         with blaming(recipe):
             run = mmkd.load_recipe(recipe, changes)  # before torch is imported: a typo shows at once
-            results = mmkd.distill(run, output_dir=output_dir, resume=resume, baseline=baseline)
+            results = mmkd.distill(
+                run, output_dir=output_dir, resume=resume, baseline=baseline, preflight=preflight
+            )
     if json:
         _print_json(results)
     else:
-        _print_scores({arm: results[arm]["scores"] for arm in ("student", "baseline") if arm in results})
+        _print_scores(results)
+
+
+def doctor(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    pictures: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Draw what each image network really sees into this folder.")
+    ] = None,
+    local: Local = None,
+    json: Json = False,
+) -> None:
+    """Examine a recipe on real samples before training: what is wrong, where, and what helps. Exits 1 on errors."""
+    changes = _overrides(overrides)
+    _add(local)
+    with contextlib.redirect_stdout(sys.stderr):
+        from mmkd.diagnosis.sheet import print_sheet
+
+        diagnosis = mmkd.doctor(recipe, overrides=changes, pictures=pictures)
+    if json:
+        _print_json(diagnosis.to_dict())
+    else:
+        print_sheet(diagnosis, sys.stdout)
+    if not diagnosis.ok:
+        raise typer.Exit(1)
 
 
 def evaluate(
@@ -137,11 +165,38 @@ def evaluate(
     """Compute the scores of a run's last checkpoint anew."""
     _add(local)
     with contextlib.redirect_stdout(sys.stderr):
-        scores = mmkd.evaluate(run)
+        results = mmkd.evaluate(run)
     if json:
-        _print_json(scores)
+        _print_json(results)
     else:
-        _print_scores({"student": scores})
+        _print_scores(results)
+
+
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run or of an exported model.")],
+    form: Annotated[
+        str,
+        typer.Option("--format", help="mmkd, safetensors, torch, onnx, or a form of the network's own library."),
+    ],
+    output: Annotated[Path | None, typer.Option(help="Folder to make; RUN/export/FORMAT unless given.")] = None,
+    node: Annotated[str | None, typer.Option(help="Which network, where there are several students.")] = None,
+    values: Annotated[
+        str | None, typer.Option(metavar="NAME,NAME", help="What a program returns; embedding and logits by default.")
+    ] = None,
+    normalize: Annotated[
+        bool, typer.Option("--normalize", help="Programs take images in [0, 1]; mean and deviation are inside.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the folder.")] = False,
+    local: Local = None,
+) -> None:
+    """Write a trained network in a form that others load without mmkd."""
+    _add(local)
+    with contextlib.redirect_stdout(sys.stderr):
+        names = values.split(",") if values else None
+        folder = mmkd.export(
+            run, format=form, output=output, node=node, values=names, normalize=normalize, force=force
+        )
+    print(folder)
 
 
 def explain(
@@ -165,6 +220,51 @@ def explain(
 
             draw(graph, picture)
     print(text)
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Folder of a run; several are compared.")],
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE.html", help="The file; report.html in the run unless given.")
+    ] = None,
+    samples: Annotated[
+        int, typer.Option(min=0, help="Evaluation samples to run the models on; 0 leaves the models alone.")
+    ] = 512,
+    local: Local = None,
+) -> None:
+    """Write an HTML report of a run, or of several beside each other."""
+    _add(local)
+    with contextlib.redirect_stdout(sys.stderr):
+        path = mmkd.write_report(runs, output=output, samples=samples)
+    print(path)
+
+
+def check(
+    plugin: Annotated[str, typer.Argument(metavar="PLUGIN", help="Id of an installed plugin.")],
+    component: Annotated[
+        str | None, typer.Argument(metavar="COMPONENT", help="One component alone: kl, or loss.kl.")
+    ] = None,
+    options: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Options of that component: model=resnet18.")
+    ] = None,
+    local: Local = None,
+    json: Json = False,
+) -> None:
+    """Ask every component of a plugin what the contract promises. Exits 1 where something fails."""
+    given = _overrides(options)
+    _add(local)
+    with contextlib.redirect_stdout(sys.stderr):
+        from mmkd.testing.plugin import examine_plugin, written
+        from mmkd.testing.sheet import as_data, print_verdicts
+
+        cases = {component: {"options": written(given)}} if component and given else None
+        verdicts = list(examine_plugin(plugin, cases, component=component))
+    if json:
+        _print_json(as_data(verdicts))
+    else:
+        print_verdicts(verdicts)
+    if any(verdict.failures for verdict in verdicts):
+        raise typer.Exit(1)
 
 
 def schema() -> None:
@@ -194,7 +294,7 @@ def _root(
 def _app() -> typer.Typer:
     app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
     app.callback()(_root)
-    for command in (plugins, list_, show, distill, evaluate, explain, schema):
+    for command in (plugins, list_, show, check, doctor, distill, evaluate, export, report, explain, schema):
         app.command(command.__name__.rstrip("_"))(command)
     add_plugin_commands(app, _say)
     return app
@@ -240,22 +340,9 @@ def _count(number: int, kind: str) -> str:
     return f"{number} {kind}" + ("" if number == 1 else "es" if kind.endswith("s") else "s")
 
 
-def _print_scores(arms: Mapping[str, Any]) -> None:
-    places = dict.fromkeys(
-        (dataset, metric, name)
-        for scores in arms.values()
-        for dataset, metrics in scores.items()
-        for metric, numbers in metrics.items()
-        for name in numbers
-    )
-    if places:
-        rows = [[f"{d}", f"{m}.{n}", *(_number(scores, d, m, n) for scores in arms.values())] for d, m, n in places]
-        print_table(["dataset", "metric", *arms], rows)
-
-
-def _number(scores: Mapping[str, Any], dataset: str, metric: str, name: str) -> str:
-    value = scores.get(dataset, {}).get(metric, {}).get(name)
-    return "-" if value is None else f"{value:.4g}"
+def _print_scores(results: Mapping[str, Any]) -> None:
+    if told := rows(found := columns(results)):
+        print_table(["dataset", "metric", *found], told)
 
 
 def _print_json(data: Any) -> None:

@@ -5,12 +5,17 @@ A component works from plain Python too: `CosineLoss()(student, teacher)` needs 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from numpy.random import Generator
 from torch import Tensor, nn
+
+from mmkd.rows import Rows
 
 Sample = Mapping[str, Any]
 """A raw sample: a mapping with some of the keys `image text audio video points latent label key`, and any others."""
@@ -21,20 +26,28 @@ def _no_setup(self: Any, **shapes: torch.Size) -> None:
 
 
 def _no_update(self: Any, **values: Tensor) -> None:
-    """Called once per applied optimiser step, without gradient, with the values of the ports it names."""
+    """Called once per applied optimiser step, without gradient, with the values of the ports it names; and with `step`
+    (steps applied, this one included) and `total` (steps of the run) where it names those."""
+
+
+def _no_apply(self: Any, sample: Sample, draw: Mapping[str, Any], *partners: Sequence[Sample]) -> dict[str, Any]:
+    """The changed sample: `apply(sample, draw)`, or `apply(sample, draw, partners)` with a list of samples."""
+    raise TypeError(f"{type(self).__name__} must define apply(sample, draw{', partners' * bool(self.partners)})")
 
 
 class Encoder(nn.Module):
     """Wraps a network: takes batch fields by name in `forward` and returns named values.
 
-    `forward` returns a dict with at least the names in `wanted` that `locate` does not place; the host sets
-    `wanted` before the first call, so that towers nobody reads need not be computed.
+    `forward` returns a dict with at least the names in `wanted` that `locate` does not place.
     """
 
     wanted: frozenset[str] | None = None
-    """What the graph reads: names from `forward`, paths of taps (`/blocks.3`); set by the host, None is everything."""
+    """What the graph reads: names from `forward`, paths of taps (`/blocks.3`); None is everything. The host sets it
+    around `forward` and around `transform`, so that neither a tower that nobody reads is run nor its fields made."""
     capabilities: ClassVar[frozenset[str]] = frozenset()
     """What the network can give: `text top_k logits hidden attention input_grad generate`."""
+    license: str | None = None
+    """Licence of the weights behind this encoder, where they state one (`apache-2.0`); for the model card."""
 
     @property
     def network(self) -> nn.Module:
@@ -58,7 +71,8 @@ class Encoder(nn.Module):
         return {}
 
     def transform_key(self) -> Hashable | None:
-        """Equal keys promise equal transforms, so that two encoders share one; None shares nothing."""
+        """Equal keys promise equal transforms, so that two encoders share one; None shares nothing. What `transform`
+        makes of `wanted` alone belongs to the key."""
         return None
 
     def inputs(self) -> Mapping[str, bool]:
@@ -75,19 +89,72 @@ class Encoder(nn.Module):
         """Checksum of the pretrained weights behind this encoder, where it has one (`sha256:...`)."""
         return None
 
+    def vocabulary(self) -> Mapping[str, int] | None:
+        """Token to id, where the network reads text by a vocabulary; equal ones can be compared token by token."""
+        return None
+
+    def preprocessing(self) -> Mapping[str, Any] | None:
+        """What `transform` does to an image, where it is known: `size` (height, width), `mean` and `std` of the
+        channels in [0, 1], `interpolation`, `channels` (`RGB`); keys that are not known stay out.
+
+        With `resize` too, an export says how to do it without mmkd: height and width, or the shorter side, that the
+        whole image is scaled to before the centre is cut to `size` (`reducing_gap` as PIL's)."""
+        return None
+
+    def formats(self) -> Sequence[str]:
+        """Forms of model libraries that `export` can write this network in."""
+        return ()
+
+    def export(self, folder: Path, format: str) -> str:
+        """Write network and preprocessing into `folder` in one of the `formats`, as the library itself would.
+
+        Returns Python that is run beside the files with that library alone: it reads `picture.png` or a list `texts`
+        and leaves the values in a dict `values`, by their names here.
+        """
+        raise TypeError(f"{type(self).__name__} must define export(folder, format) for its formats()")
+
+    def export_tokenizer(self, folder: Path) -> str | None:
+        """Write the tokenizer into `folder`, where the network reads text; None where it does not.
+
+        Returns Python that turns a list `texts` into a dict `tokens`: this network's text fields, as NumPy arrays.
+        """
+        return None
+
     def wants(self, prefix: str) -> bool:
         """Whether the graph reads a value whose name starts with `prefix`."""
         return self.wanted is None or any(name.startswith(prefix) for name in self.wanted)
 
+    @contextlib.contextmanager
+    def reading(self, wanted: frozenset[str] | None) -> Iterator[None]:
+        """Inside, these values are `wanted`."""
+        before = self.wanted
+        object.__setattr__(self, "wanted", wanted)  # past nn.Module's, which is slow
+        try:
+            yield
+        finally:
+            object.__setattr__(self, "wanted", before)
 
-class Projector(nn.Module):
-    """Maps values from one space to another. Widths come from `setup(input=shape, like=shape)`, never from the user."""
+
+class Part(nn.Module):
+    """What stands between the networks and the objective, its ports beside its options: projector, mixer, loss."""
 
     setup: Callable[..., None] = _no_setup
     update: Callable[..., None] = _no_update
 
 
-class Loss(nn.Module):
+class Projector(Part):
+    """Maps values from one space to another. Widths come from `setup(input=shape, like=shape)`, never from the user."""
+
+
+class Mixer(Part):
+    """Builds a target before the loss, of several teachers, the label, the student itself; its name is its address.
+
+    It reads half precision as float32, as a loss does. One that builds a distribution returns logits: log-probabilities
+    are logits, so that every loss over logits takes them.
+    """
+
+
+class Loss(Part):
     """Values in, loss out: `[]`, `[B]` or `[B, T]`. Weights, masks and the mean over samples belong to the host.
 
     A port annotated `list[Tensor]` takes a list of values; one with default `None` is optional; `label` is bound
@@ -99,8 +166,6 @@ class Loss(nn.Module):
     """Needs all samples of the global batch at once (contrastive, relational)."""
     min_batch: ClassVar[int] = 1
     """The smallest batch this loss is defined for."""
-    setup: Callable[..., None] = _no_setup
-    update: Callable[..., None] = _no_update
 
     def example(self) -> dict[str, Any]:
         """Valid inputs for the conformance kit, by port."""
@@ -131,36 +196,80 @@ class Curator:
 
     fields: ClassVar[frozenset[str]] = frozenset()
     """The fields of a sample that `apply` may change."""
+    partners: ClassVar[int] = 0
+    """Other samples of the dataset that `apply` mixes in (mixup, CutMix). Each has been through the curators before
+    this one, under its own draw; the host adds its key to the draw as `partner` (a list of keys where there are more).
+    """
+    apply: Callable[..., dict[str, Any]] = _no_apply
 
     def draw(self, generator: Generator) -> dict[str, Any]:
         """Random numbers for one sample, in relative coordinates: a pure function of the generator's state."""
         return {}
 
-    def apply(self, sample: Sample, draw: Mapping[str, Any]) -> dict[str, Any]:
-        """The changed sample."""
-        raise TypeError(f"{type(self).__name__} must define apply(sample, draw)")
-
 
 class Metric(nn.Module):
-    """Evaluation over a dataset: `forward(**ports)` takes in a batch, `compute()` gives the numbers."""
+    """Evaluation over a dataset: `forward(**ports)` takes in a batch, `compute()` gives the numbers.
+
+    Where all that it remembers lies in attributes that are `mmkd.Rows`, that is all there is to write. One that
+    remembers otherwise defines `reset`, and `state` and `merge` too where several processes are to share a dataset.
+    """
+
+    def compute(self) -> dict[str, float]:
+        """Scores by name; the first one decides which checkpoint is best, larger being better."""
+        raise TypeError(f"{type(self).__name__} must define compute()")
 
     def reset(self) -> None:
         """Forget all batches."""
-        raise TypeError(f"{type(self).__name__} must define reset()")
+        for rows in self._rows("reset()").values():
+            rows.clear()
 
-    def compute(self) -> dict[str, float]:
-        """Scores by name."""
-        raise TypeError(f"{type(self).__name__} must define compute()")
+    def state(self) -> dict[str, Any]:
+        """What has been seen, as tensors and lists by name: what `merge` of a metric in another process takes in."""
+        return {name: list(rows.parts) for name, rows in self._rows("state() and merge(states)").items()}
+
+    def merge(self, states: Sequence[Mapping[str, Any]]) -> None:
+        """Take in what others have seen, in order, after what this one has seen itself."""
+        own = self._rows("state() and merge(states)")
+        for state in states:
+            for name, rows in own.items():
+                rows.parts.extend(state[name])
+
+    @property
+    def mergeable(self) -> bool:
+        """Whether several processes may each see a part of the dataset."""
+        cls = type(self)
+        if cls.merge is not Metric.merge:
+            return cls.state is not Metric.state
+        return cls.reset is Metric.reset and bool(self._all_rows())
+
+    def _rows(self, method: str) -> dict[str, Rows]:
+        found = self._all_rows()
+        if not found or (type(self).reset is not Metric.reset and method != "reset()"):
+            raise TypeError(f"{type(self).__name__} must define {method}, or keep what it has seen in mmkd.Rows alone")
+        return found
+
+    def _all_rows(self) -> dict[str, Rows]:
+        return {name: value for name, value in vars(self).items() if isinstance(value, Rows)}
 
 
 class Dataset:
     """Yields raw samples by index; `key` is unique and stable where it is given."""
+
+    license: str | None = None
+    """Licence of the data, where it states one; for the model card."""
 
     def __len__(self) -> int:
         raise TypeError(f"{type(self).__name__} must define __len__()")
 
     def __getitem__(self, index: int) -> Sample:
         raise TypeError(f"{type(self).__name__} must define __getitem__(index)")
+
+    def order(self, generator: Generator) -> np.ndarray:
+        """The indices of one epoch as int64, each exactly once: a pure function of the generator's state.
+
+        A dataset that reads fast only where indices are near (shards) overrides it, and shuffles within a window.
+        """
+        return generator.permutation(len(self))
 
 
 class Critic(nn.Module):
@@ -188,6 +297,7 @@ def critic(network: nn.Module, *, ascend: bool = True, steps: int = 1, lr: float
 BASES: dict[str, type] = {
     "encoder": Encoder,
     "projector": Projector,
+    "mixer": Mixer,
     "loss": Loss,
     "schedule": Schedule,
     "curator": Curator,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -10,18 +11,33 @@ from torch import nn
 
 from mmkd import plugins
 from mmkd.components import Curator, Dataset, Encoder, Schedule
-from mmkd.engine.data import read
+from mmkd.engine import attention
+from mmkd.engine.data import first_batch
 from mmkd.engine.evaluation import Evaluation, Measure
+from mmkd.engine.fields import Fields, Mapped, usable
+from mmkd.engine.stream import Stream
 from mmkd.errors import GraphError, RecipeError
+from mmkd.graph.average import Average
 from mmkd.graph.binding import Binding, bind
 from mmkd.graph.collate import to_device
 from mmkd.graph.node import Node
+from mmkd.graph.plan import Plan
 from mmkd.graph.term import Term
 from mmkd.graph.training_graph import Scheduled, TrainingGraph
 from mmkd.graph.value import Address, parse
 from mmkd.graph.wrap import wrap
-from mmkd.recipe import Component, LossSpec, Node as NodeSpec, ProjectorSpec, Recipe, blaming, load_recipe
+from mmkd.recipe import (
+    Average as AverageSpec,
+    Component,
+    LossSpec,
+    Node as NodeSpec,
+    ProjectorSpec,
+    Recipe,
+    blaming,
+    load_recipe,
+)
 from mmkd.signature import construct, options, ports
+from mmkd.spec import StreamSpec
 
 
 def build(
@@ -36,7 +52,7 @@ def build(
     Args:
         recipe: a recipe, its file or id, or a mapping.
         nodes: networks of your own by node name; plain modules are wrapped (`mmkd.wrap` says how in detail).
-        data: datasets of your own: `{"train": dataset, "eval": dataset or {name: dataset}}`.
+        data: datasets of your own: `{"train": dataset, "eval": dataset or {name: dataset}, "streams": {name: ...}}`.
         example: a batch to infer shapes from; the first training samples otherwise.
 
     Raises:
@@ -50,23 +66,31 @@ def _build(
     recipe: Recipe, nodes: Mapping[str, nn.Module], data: Mapping[str, Any] | None, example: Mapping[str, Any] | None
 ) -> TrainingGraph:
     dataset = train_dataset(recipe, data) if example is None or recipe.train.epochs is not None else None
-    total = steps_of(recipe, len(dataset) if dataset is not None else 0)
-    maker = Maker(total)
+    graph = assemble(recipe, nodes, len(dataset) if dataset is not None else 0)
+    if example is None:
+        size = max([4, *(term.loss.min_batch for term in graph.terms)])
+        example = first_batch(streams(recipe, graph.plan, data, train=dataset), graph.collator(), size)
+    graph.setup(to_device(example, graph.device))
+    plugins.host().call("mmkd_graph_built", graph=graph)
+    return graph
+
+
+def assemble(recipe: Recipe, nodes: Mapping[str, nn.Module], samples: int) -> TrainingGraph:
+    """The graph of a recipe for a training set of so many samples: bound, and not yet set up."""
+    maker = Maker(steps_of(recipe, samples))
     graph = TrainingGraph(
         _nodes(maker, recipe, nodes),
         {name: maker.projector(name, spec) for name, spec in recipe.projectors.items()},
         [maker.term(name, spec) for name, spec in recipe.losses.items()],
         maker.scheduled,
-        total_steps=total,
+        mixers={name: maker.mixer(name, spec) for name, spec in recipe.mixers.items()},
+        total_steps=maker.total_steps,
         precision=recipe.train.precision,
     ).to(device_of(recipe))
     graph.exported = tuple(recipe.exported())
-    if example is None:
-        assert dataset is not None
-        size = max([4, *(term.loss.min_batch for term in graph.terms)])
-        example = graph.collate([read(dataset, i) for i in range(min(size, len(dataset)))])
-    graph.setup(to_device(example, graph.device))
-    plugins.host().call("mmkd_graph_built", graph=graph)
+    half = recipe.train.precision == "bf16"
+    decision = attention.decide(recipe.train.attention, graph.device, torch.bfloat16 if half else torch.float32)
+    graph.attention, graph.decided = decision.rerouting(), {"attention": str(decision)}
     return graph
 
 
@@ -89,47 +113,117 @@ def device_of(recipe: Recipe) -> torch.device:
 
 def train_dataset(recipe: Recipe, data: Mapping[str, Any] | None = None) -> Dataset:
     """The training dataset: the user's own, or the recipe's."""
-    if data and "train" in data:
-        return data["train"]  # type: ignore[no-any-return]
-    if recipe.data.train is None:
-        raise RecipeError("no training data", where="data.train", next="mmkd list dataset, or pass data={'train': ...}")
-    return Maker(1).made("dataset", recipe.data.train, "data.train")  # type: ignore[no-any-return]
+    return _dataset(recipe.data.train, _own(data, "train"), recipe.data.fields, "data.train", "data={'train': ...}")
 
 
-def curators(recipe: Recipe) -> list[Curator]:
-    """The curators of the recipe, in order."""
-    return [Maker(1).made("curator", spec, f"data.curators.{i}") for i, spec in enumerate(recipe.data.curators)]
+def streams(
+    recipe: Recipe, plan: Plan, data: Mapping[str, Any] | None = None, *, train: Dataset | None = None
+) -> list[Stream]:
+    """The training set first, then the other streams that the plan reads, each with those views that it reads.
+
+    Args:
+        recipe: a recipe.
+        plan: what its losses read.
+        data: datasets of the user's own.
+        train: what `train_dataset` gives, where it is there already.
+
+    Raises:
+        GraphError: something is read on a stream or view that the recipe does not declare.
+    """
+    spec, own = recipe.data, _own(data, "streams") or {}
+    declared = {name: spec.streams.get(name, StreamSpec()) for name in [*spec.streams, *own]}
+    known = [*declared, *spec.views, *(view for stream in declared.values() for view in stream.views)]
+    for key, place in plan.where.items():
+        if (view := parse(key).view) and view not in known:
+            raise GraphError(
+                f"'{key}' is read on a stream or view that data does not declare", where=place, name=view, exists=known,
+                next=f"data.streams: {{{view}: {{dataset: {{use: ...}}}}}}, or data.views: {{{view}: [{{use: ...}}]}}",
+            )  # fmt: skip
+    common: dict[str, Any] = {"seed": recipe.train.seed, "skip": spec.on_bad_sample == "skip"}
+    changes: list[Curator] | None = _curators(spec.curators, "data.curators")
+    views = _views(spec.views, plan, "data.views")
+    main = train if train is not None else train_dataset(recipe, data)
+    found = [Stream("", main, spec.batch_size, changes, views, **common)]
+    for name, stream in declared.items():
+        where = f"data.streams.{name}"
+        views = _views(stream.views, plan, f"{where}.views")
+        if not views and name not in plan.nodes:
+            continue
+        fields = spec.fields if stream.fields is None else stream.fields
+        hint = f"data={{'streams': {{'{name}': ...}}}}"
+        dataset = _dataset(stream.dataset, own.get(name), fields, f"{where}.dataset", hint)
+        own_changes = spec.curators if stream.curators is None else stream.curators
+        changes = _curators(own_changes, f"{where}.curators") if name in plan.nodes else None
+        size = stream.batch_size or spec.batch_size
+        found.append(Stream(name, dataset, size, changes, views, where=where, **common))
+    return found
+
+
+def _views(specs: Mapping[str, list[Component]], plan: Plan, where: str) -> dict[str, list[Curator]]:
+    return {name: _curators(own, f"{where}.{name}") for name, own in specs.items() if name in plan.nodes}
+
+
+def _curators(specs: list[Component], where: str) -> list[Curator]:
+    return [Maker(1).made("curator", spec, f"{where}.{i}") for i, spec in enumerate(specs)]
+
+
+def _own(data: Mapping[str, Any] | None, part: str) -> Any:
+    """What the user handed in for `train`, `eval` or `streams`."""
+    parts = ("train", "eval", "streams")
+    for name in data or ():
+        if name not in parts:
+            raise RecipeError("is no part of the data", where=f"data['{name}']", name=name, exists=parts)
+    return (data or {}).get(part)
+
+
+def _dataset(spec: Component | None, own: Any, fields: Mapping[str, str | int], where: str, hint: str) -> Dataset:
+    """A dataset, handed in or built, its samples read through `fields`."""
+    if own is None and spec is None:
+        what = "no training data" if where == "data.train" else "no dataset"
+        raise RecipeError(what, where=where, next=f"mmkd list dataset, or pass {hint}")
+    dataset = own if own is not None else Maker(1).made("dataset", spec, where)  # type: ignore[arg-type]
+    return Mapped(usable(dataset, where), Fields(fields)) if fields else usable(dataset, where)
 
 
 def evaluation(recipe: Recipe, data: Mapping[str, Any] | None = None) -> Evaluation:
     """Metrics and evaluation datasets of the recipe."""
     maker = Maker(1)
-    own = (data or {}).get("eval")
+    own, fields = _own(data, "eval"), recipe.data.fields
     if own is None:
         named = recipe.data.eval_sets().items()
         where = {
             name: "data.eval" if isinstance(recipe.data.eval, Component) else f"data.eval.{name}" for name, _ in named
         }
-        datasets = {name: maker.made("dataset", spec, where[name]) for name, spec in named}
+        datasets = {name: _dataset(spec, None, fields, where[name], "") for name, spec in named}
     else:
-        datasets = dict(own) if isinstance(own, Mapping) else {"eval": own}
+        given = own if isinstance(own, Mapping) else {"eval": own}
+        datasets = {name: _dataset(None, dataset, fields, f"data.eval.{name}", "") for name, dataset in given.items()}
     measures = []
     for i, spec in enumerate(recipe.evaluate):
         binding = maker.bound("metric", spec.title, spec.use, spec.arguments, f"evaluate.{i}")
-        measures.append(Measure(binding, spec.every or recipe.train.eval_every))
+        measures.append(Measure(binding, spec.every or recipe.train.eval_every, spec.teacher_score))
     return Evaluation(measures, datasets, recipe.data.eval_batch_size or recipe.data.batch_size)
 
 
 def _nodes(maker: Maker, recipe: Recipe, given: Mapping[str, nn.Module]) -> dict[str, Node]:
     students, teachers = recipe.student_nodes(), recipe.teacher_nodes()
     specs = {**students, **teachers}
+    averages = {name: spec.average for name, spec in specs.items() if spec.average is not None}
     for name in given:
         if name not in specs:
             raise GraphError(
                 f"the recipe has no node '{name}'", where="nodes", name=name, exists=list(specs),
                 next=f"write students: {{{name}: {{}}}} or teachers: {{{name}: {{}}}} in the recipe",
             )  # fmt: skip
-    return {name: maker.node(name, spec, name in students, given.get(name)) for name, spec in specs.items()}
+        if name in averages:
+            raise GraphError(f"'{name}' is the average of '{averages[name].of}' and cannot be handed in", where="nodes")
+    nodes: dict[str, Node] = {}
+    for name, spec in specs.items():  # students first, so that what follows one finds it
+        if spec.average is None:
+            nodes[name] = maker.node(name, spec, name in students, given.get(name))
+        else:
+            nodes[name] = maker.average(name, spec, spec.average, nodes[spec.average.of])
+    return nodes
 
 
 class Maker:
@@ -152,22 +246,36 @@ class Maker:
     def component(self, kind: str, use: str, arguments: Mapping[str, Any], where: str) -> Any:
         """A component from its options; one that is a schedule's map follows the schedule."""
         cls = plugins.host().catalogue.get(kind, use, where=f"{where}.use").load()
-        followed = {n: v for n, v in arguments.items() if self._is_schedule(cls, n, v)}
-        schedules = {n: self.make("schedule", v, f"{where}.{n}") for n, v in followed.items()}
-        starts = {n: s(0, self.total_steps) for n, s in schedules.items()}
-        made = construct(cls, {**arguments, **starts}, self.make, where)
-        for name, schedule in schedules.items():
+        schedules = list(self._schedules(cls, arguments, where))
+        starts = dict(arguments)
+        for name, item, schedule in schedules:
+            start = schedule(0, self.total_steps)
+            if item is None:
+                starts[name] = start
+            else:
+                starts[name] = [start if i == item else value for i, value in enumerate(starts[name])]
+        made = construct(cls, starts, self.make, where)
+        for name, item, schedule in schedules:
             if not hasattr(made, name):
                 raise RecipeError(
                     f"{cls.__name__} cannot follow a schedule: it has no attribute '{name}'", where=f"{where}.{name}"
                 )
-            self.scheduled.append(Scheduled(made, name, schedule))
+            self.scheduled.append(Scheduled(made, name, schedule, item))
         return made
 
-    @staticmethod
-    def _is_schedule(cls: type, name: str, value: Any) -> bool:
-        parameter = options(cls).get(name)
-        return isinstance(value, Mapping) and "use" in value and parameter is not None and not parameter.nested
+    def _schedules(
+        self, cls: type, arguments: Mapping[str, Any], where: str
+    ) -> Iterator[tuple[str, int | None, Schedule]]:
+        """The options, and items of options that are lists, which follow a schedule."""
+        for name, value in arguments.items():
+            parameter = options(cls).get(name)
+            if parameter is None or parameter.nested:
+                continue
+            if isinstance(value, Mapping) and "use" in value:
+                yield name, None, self.make("schedule", value, f"{where}.{name}")
+            for i, item in enumerate(value if isinstance(value, list) else ()):
+                if isinstance(item, Mapping) and "use" in item:
+                    yield name, i, self.make("schedule", item, f"{where}.{name}.{i}")
 
     def bound(self, kind: str, name: str, use: str, arguments: Mapping[str, Any], where: str) -> Binding:
         """A component with ports beside its options, bound."""
@@ -196,16 +304,19 @@ class Maker:
             )
         else:
             encoder = self.component("encoder", spec.use, spec.arguments, name)
-        inputs = {}
-        for own, address in spec.inputs.items():
-            source = parse(address, f"{name}.inputs.{own}")
-            if source.node != "batch" or not source.name:
-                raise GraphError(
-                    "inputs are rebound to batch fields", where=f"{name}.inputs.{own}", next="batch.<field>"
-                )
-            inputs[own] = source.name
         use = "" if given is not None else spec.use or ""
-        return Node(name, encoder, trained, inputs, use=use, cache=spec.cache)
+        return Node(name, encoder, trained, _inputs(name, spec), use=use, cache=spec.cache)
+
+    def average(self, name: str, spec: NodeSpec, rule: AverageSpec, student: Node) -> Node:
+        """A copy of a student that follows it."""
+        average = Average(rule.of, rule.kind, start=rule.start, every=rule.every)
+        if isinstance(rule.momentum, Component):
+            schedule = self.made("schedule", rule.momentum, f"{name}.average.momentum")
+            self.scheduled.append(Scheduled(average, "momentum", schedule))
+        else:
+            average.momentum = rule.momentum
+        encoder, inputs = copy.deepcopy(student.encoder), {**student.inputs, **_inputs(name, spec)}
+        return Node(name, encoder, False, inputs, average, use=student.use)
 
     def projector(self, name: str, spec: ProjectorSpec) -> Binding:
         """A projector with the value whose shape it must produce."""
@@ -217,6 +328,10 @@ class Maker:
                 [parse(a, f"{where}.like") for a in like] if isinstance(like, list) else parse(like, f"{where}.like")
             )
         return binding
+
+    def mixer(self, name: str, spec: Component) -> Binding:
+        """A mixer, bound."""
+        return self.bound("mixer", name, spec.use, spec.arguments, f"mixers.{name}")
 
     def term(self, name: str, spec: LossSpec) -> Term:
         """A loss with its weight, mask and sample weight."""
@@ -234,3 +349,14 @@ class Maker:
             elif value is not None:
                 ours[port] = parse(value, f"{where}.{port}")
         return Term(self.bound("loss", name, spec.use, arguments, where), weight, ours["mask"], ours["sample_weight"])
+
+
+def _inputs(name: str, spec: NodeSpec) -> dict[str, str]:
+    """The batch fields that inputs of a network are rebound to."""
+    inputs = {}
+    for own, address in spec.inputs.items():
+        source = parse(address, f"{name}.inputs.{own}")
+        if source.node != "batch" or not source.name:
+            raise GraphError("inputs are rebound to batch fields", where=f"{name}.inputs.{own}", next="batch.<field>")
+        inputs[own] = source.name
+    return inputs

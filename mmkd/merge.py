@@ -16,7 +16,7 @@ from mmkd.validation import shown
 
 ALTERNATIVES = {"": (("teacher", "teachers"), ("student", "students")), "train": (("steps", "epochs"),)}
 """Pairs of which a recipe has one, by place: a layer that gives one takes the other away from the layer below."""
-IMPLIED = frozenset({"train", "data", "losses", "projectors", "teachers", "students", "baseline", "inputs"})
+IMPLIED = frozenset({"train", "data", "losses", "projectors", "mixers", "teachers", "students", "baseline", "inputs"})
 """Maps that an override may begin."""
 
 

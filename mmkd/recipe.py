@@ -14,11 +14,11 @@ from mmkd import yaml
 from mmkd.errors import MmkdError, PluginError, RecipeError
 from mmkd.merge import Layer, blame, flatten, merge, override, plain
 from mmkd.registry import Catalogue
-from mmkd.spec import Component, Data, Evaluation, LossSpec, Name, Node, ProjectorSpec, Spec, Train, check_id
+from mmkd.spec import Average, Component, Data, Evaluation, LossSpec, Name, Node, ProjectorSpec, Spec, Train, check_id
 from mmkd.validation import explain
 
 __all__ = [
-    "Component", "Data", "Evaluation", "LossSpec", "Node", "ProjectorSpec", "Recipe", "Train",
+    "Average", "Component", "Data", "Evaluation", "LossSpec", "Node", "ProjectorSpec", "Recipe", "Train",
     "json_schema", "load_recipe",
 ]  # fmt: skip
 
@@ -40,6 +40,8 @@ class Recipe(Spec):
     """Networks that are trained, by name."""
     projectors: dict[Name, ProjectorSpec] = pydantic.Field(default_factory=dict)
     """Maps from one space to another, by name; the name is the address of the result."""
+    mixers: dict[Name, Component] = pydantic.Field(default_factory=dict)
+    """Targets built before the losses (of several teachers, the label, the student itself), by name; likewise."""
     losses: dict[Name, LossSpec]
     """Losses by name; each is logged as `<name>_loss`."""
     data: Data = Data()
@@ -51,7 +53,7 @@ class Recipe(Spec):
     baseline: dict[str, Any] | None = None
     """Changes that make the run without a teacher: `losses` replaces the losses, the rest merges."""
     export: Annotated[list[Name], pydantic.Field(min_length=1)] | None = None
-    """Networks and projectors of the exported model; the students unless given."""
+    """Networks, projectors and mixers of the exported model; the students unless given."""
 
     @pydantic.model_validator(mode="after")
     def _consistent(self) -> Recipe:
@@ -69,6 +71,7 @@ class Recipe(Spec):
                 if name in seen:
                     raise RecipeError(f"'{name}' already names {seen[name]}", where=where, next="choose another name")
                 seen[name] = f"one of the {kind}" if kind != name else f"the {kind}"
+        self._check_averages()
         for i, name in enumerate(self.export or ()):
             if name not in seen or name == "batch":
                 exists = [known for known in seen if known != "batch"]
@@ -80,6 +83,24 @@ class Recipe(Spec):
                 raise RecipeError(what, where=f"evaluate.{i}", next="give it a 'name'")
         return self
 
+    def _check_averages(self) -> None:
+        students = self.student_nodes()
+        for name, node in {**students, **self.teacher_nodes()}.items():
+            if node.average is None:
+                continue
+            where = self.place(name)
+            if name in students:
+                raise RecipeError(
+                    "an averaged network is not trained", where=f"{where}.average", next="write it under teacher(s)"
+                )
+            if (of := node.average.of) not in students:
+                raise RecipeError(f"'{of}' is no student", where=f"{where}.average.of", name=of, exists=students)
+
+    def place(self, node: str) -> str:
+        """Where a network stands in the recipe."""
+        several = {**dict.fromkeys(self.teachers, "teachers"), **dict.fromkeys(self.students, "students")}
+        return f"{several[node]}.{node}" if node in several else node
+
     def _absent(self) -> set[str]:
         own_loop = self.train.steps is None and self.train.epochs is None
         return super()._absent() | ({"train"} if own_loop else set())
@@ -88,19 +109,39 @@ class Recipe(Spec):
         """Networks that teach, by name; a single one is called `teacher`."""
         return {"teacher": self.teacher} if self.teacher is not None else dict(self.teachers)
 
+    def left_open(self) -> list[str]:
+        """What must still be given, in a recipe that starts from this one or from Python, before it can run."""
+        networks = {**self.student_nodes(), **self.teacher_nodes()}
+        places = [self.place(name) for name, node in networks.items() if node.use is None and node.average is None]
+        places += ["data.train"] * (self.data.train is None)
+        return places + ["train.steps"] * (self.train.steps is None and self.train.epochs is None)
+
+    def built_as(self, node: str) -> Node:
+        """How a network is built: as the student that it follows, where it is an average."""
+        nodes = {**self.student_nodes(), **self.teacher_nodes()}
+        spec = nodes[node]
+        if spec.average is None:
+            return spec
+        student = nodes[spec.average.of]
+        return student.model_copy(update={"inputs": {**student.inputs, **spec.inputs}})
+
     def student_nodes(self) -> dict[str, Node]:
         """Networks that are trained, by name; a single one is called `student`."""
         return {"student": self.student} if self.student is not None else dict(self.students)
 
+    def derived(self) -> dict[str, Component]:
+        """Projectors and mixers, by name."""
+        return {**self.projectors, **self.mixers}
+
     def exported(self) -> list[str]:
-        """Names of the networks and projectors that the exported model consists of."""
+        """Names of the networks, projectors and mixers that the exported model consists of."""
         return list(self.student_nodes()) if self.export is None else list(self.export)
 
     def baseline_recipe(self) -> Recipe | None:
         """The same run without its teachers, or None where no `baseline` is declared.
 
-        The patch's losses replace the losses and the rest of it merges. Projectors that read a teacher go unless a
-        loss of the baseline reads them; evaluations of what is gone go too, and `export` keeps what is left.
+        The patch's losses replace the losses and the rest of it merges. Projectors and mixers that read a teacher go
+        unless a loss of the baseline reads them; evaluations of what is gone go too, and `export` keeps what is left.
         """
         if self.baseline is None:
             return None
@@ -121,18 +162,20 @@ class Recipe(Spec):
         export = data.pop("export", [])
         patched = _validate(data, "baseline.")
         gone |= _orphans(patched, gone)
-        data["projectors"] = {name: p for name, p in data.get("projectors", {}).items() if name not in gone}
+        for kind in ("projectors", "mixers"):
+            data[kind] = {name: spec for name, spec in data.get(kind, {}).items() if name not in gone}
         kept = [not (_heads(e.arguments.values()) & gone) for e in patched.evaluate]
-        data["evaluate"] = [e for e, keep in zip(data.get("evaluate", []), kept, strict=True) if keep]
+        scored = [{k: v for k, v in e.items() if k != "teacher_score"} for e in data.get("evaluate", [])]
+        data["evaluate"] = [e for e, keep in zip(scored, kept, strict=True) if keep]
         data["export"] = [name for name in export if name not in gone] or None
         return _validate(data, "baseline.")
 
     def _names(self) -> dict[str, list[str]]:
-        """Names of networks and projectors by the key that gives them."""
+        """Names of networks, projectors and mixers by the key that gives them."""
         nodes = {"teacher": self.teacher, "student": self.student}
         single = {name: [name] for name, node in nodes.items() if node is not None}
         several = {"teachers": list(self.teachers), "students": list(self.students)}
-        return {**single, **several, "projectors": list(self.projectors)}
+        return {**single, **several, "projectors": list(self.projectors), "mixers": list(self.mixers)}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data that `load_recipe` turns into an equal recipe; defaults are written out."""
@@ -268,8 +311,8 @@ def _heads(values: Iterable[Any]) -> set[str]:
 
 
 def _orphans(recipe: Recipe, gone: set[str]) -> set[str]:
-    """Projectors that read what is gone, directly or through others, and that no loss reads."""
-    reads = {name: _heads([*p.arguments.values(), p.like]) for name, p in recipe.projectors.items()}
+    """Projectors and mixers that read what is gone, directly or through others, and that no loss reads."""
+    reads = {name: _heads([*p.arguments.values(), getattr(p, "like", None)]) for name, p in recipe.derived().items()}
     needed = set().union(*(_heads([*s.arguments.values(), s.mask, s.sample_weight]) for s in recipe.losses.values()))
     tainted = set(gone)
     for _ in reads:

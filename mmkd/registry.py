@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 from mmkd.errors import PluginError
 from mmkd.isolation import isolated
 
-KINDS = ("encoder", "projector", "loss", "schedule", "curator", "metric", "dataset", "recipe")
+KINDS = ("encoder", "projector", "mixer", "loss", "schedule", "curator", "metric", "dataset", "recipe")
 """Kinds of component that exist today, in the order in which they are always listed."""
 
-RESERVED = frozenset({"use", "recipe", "inputs", "like", "weight", "when", "phase", "every", "name", "cache"})
+RESERVED = frozenset(
+    {"use", "recipe", "inputs", "like", "weight", "when", "phase", "every", "name", "cache", "average", "teacher_score"}
+)
 """Keys of a recipe that belong to the host and may name neither option nor port."""
 
 NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
@@ -164,6 +166,12 @@ class Registry:
     ) -> None:
         """Register a map from one space to another (`mmkd.Projector`)."""
         self._add("projector", name, target, paper, url, needs)
+
+    def mixer(
+        self, name: str, target: Any, *, paper: str | None = None, url: str | None = None, needs: Sequence[str] = ()
+    ) -> None:
+        """Register a component that builds a target before the loss (`mmkd.Mixer`)."""
+        self._add("mixer", name, target, paper, url, needs)
 
     def loss(
         self, name: str, target: Any, *, paper: str | None = None, url: str | None = None, needs: Sequence[str] = ()

@@ -17,11 +17,13 @@ import torch
 from torch import nn
 
 from mmkd import plugins
-from mmkd.compose import build, curators, evaluation, train_dataset
+from mmkd.compose import build, evaluation, streams
+from mmkd.diagnosis.preflight import clear
 from mmkd.engine import checkpoint
+from mmkd.engine.evaluation import Scores
 from mmkd.engine.loop import Outcome, run
 from mmkd.errors import RecipeError, TrainingError
-from mmkd.export import export
+from mmkd.exported import describe, write
 from mmkd.graph.plan import located
 from mmkd.recipe import Recipe, blaming, load_recipe
 from mmkd.report.card import card
@@ -36,6 +38,7 @@ def distill(
     data: Mapping[str, Any] | None = None,
     overrides: Sequence[str] = (),
     baseline: bool = True,
+    preflight: bool = True,
 ) -> dict[str, Any]:
     """Train the students of a recipe, then its baseline; evaluate, export and report both.
 
@@ -44,20 +47,25 @@ def distill(
         output_dir: where the run goes; `runs/<name>` unless given.
         resume: go on from the last checkpoint in `output_dir`, bit for bit.
         nodes: networks of your own by node name.
-        data: datasets of your own, `{"train": ..., "eval": ...}`.
+        data: datasets of your own, `{"train": ..., "eval": ..., "streams": {"unlabeled": ...}}`.
         overrides: changes to the recipe, `train.lr=1e-3`.
         baseline: also train the recipe's baseline, where it declares one.
+        preflight: examine a copy of everything on one small batch first (`mmkd.doctor`), unless the run is resumed.
 
     Returns:
-        What `results.json` holds: scores of the students and of the baseline, steps, seconds, versions.
+        What `results.json` holds: scores of teacher, students and baseline, steps, seconds, versions.
+
+    Raises:
+        TrainingError: the preflight finds what cannot be meant; nothing has been written.
     """
     with blaming(recipe):
-        return _distill(load_recipe(recipe, overrides), output_dir, resume, nodes or {}, data, baseline)
+        loaded = load_recipe(recipe, overrides)
+        return _distill(loaded, output_dir, resume, nodes or {}, data, baseline, preflight and not resume)
 
 
 def _distill(
     recipe: Recipe, output_dir: str | Path | None, resume: bool,
-    nodes: Mapping[str, nn.Module], data: Mapping[str, Any] | None, baseline: bool,
+    nodes: Mapping[str, nn.Module], data: Mapping[str, Any] | None, baseline: bool, preflight: bool,
 ) -> dict[str, Any]:  # fmt: skip
     if recipe.train.steps is None and recipe.train.epochs is None:
         raise RecipeError("the recipe has no budget", where="train", next="train.steps=1000")
@@ -69,16 +77,25 @@ def _distill(
         arms["baseline"] = plain
         with located("baseline"):  # a baseline that cannot be built is found before the students are trained
             build(plain, nodes=_own(plain, recipe, nodes), data=data)
+    if preflight:
+        clear(recipe, nodes, data)
     results: dict[str, Any] = {}
     for name, arm in arms.items():
         outcome = _arm(arm, recipe, folder, name, resume, _own(arm, recipe, nodes), data)
+        results |= _teachers(recipe, outcome.teachers)
         results[name] = {"scores": outcome.scores, "best": outcome.best, "seconds": round(outcome.seconds, 2)}
         results["steps"] = outcome.steps
     results["versions"] = _versions()
     checkpoint.write_json(folder / "results.json", results)
     for name, arm in arms.items():
-        (_home(folder, name) / "student" / "README.md").write_text(card(arm, results, name))
+        describe(_home(folder, name) / "student", card(arm, results, name))
     return results
+
+
+def _teachers(recipe: Recipe, scores: Mapping[str, Scores]) -> dict[str, Any]:
+    """The teachers' own scores, under the key that the recipe names them by."""
+    arms = {name: {"scores": own} for name, own in scores.items()}
+    return arms if recipe.teacher is not None or not arms else {"teachers": arms}
 
 
 def _own(arm: Recipe, recipe: Recipe, nodes: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
@@ -103,12 +120,14 @@ def _arm(
     try:
         if name == "student":
             (folder / "recipe.yaml").write_text(recipe.to_yaml())
-            checkpoint.write_json(folder / "provenance.json", {"versions": _versions(), "plugins": _plugins()})
+            provenance = {"versions": _versions(), "plugins": _plugins(), "decided": graph.decided}
+            provenance["machine"] = _machine(graph.device)
+            checkpoint.write_json(folder / "provenance.json", provenance)
         outcome = run(
-            graph, arm, train_dataset(arm, data), curators(arm), judge, home, resume=resume, title=name,
-            on_best=lambda scores: export(graph, arm, home / "best", card(arm, {name: {"scores": scores}}, name)),
+            graph, arm, streams(arm, graph.plan, data), judge, home, resume=resume, title=name,
+            on_best=lambda scores: write(graph, arm, home / "best", card(arm, {name: {"scores": scores}}, name)),
         )  # fmt: skip
-        export(graph, arm, home / "student", card(arm, {name: {"scores": outcome.scores}}, name))
+        write(graph, arm, home / "student", card(arm, {name: {"scores": outcome.scores}}, name))
     except BaseException:
         log = home / "log.jsonl"
         if made and not checkpoint.checkpoints(home) and not (log.is_file() and log.stat().st_size):
@@ -143,7 +162,10 @@ def _check_resumable(folder: Path, recipe: Recipe, resume: bool) -> None:
 def evaluate(
     folder: str | Path, *, nodes: Mapping[str, nn.Module] | None = None, data: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Scores of a run's last checkpoint, computed anew.
+    """Scores of a run's last checkpoints, computed anew: teacher, students and, where there is one, baseline.
+
+    Returns:
+        As `results.json`: `{"teacher": {"scores": ...}, "student": {"scores": ...}, "baseline": {"scores": ...}}`.
 
     Raises:
         TrainingError: the folder holds no run, or a run without a checkpoint.
@@ -154,13 +176,20 @@ def evaluate(
             "is not a run: it has no recipe.yaml", where=str(folder), next="mmkd distill RECIPE makes one"
         )
     recipe = load_recipe(folder / "recipe.yaml")
-    found = checkpoint.checkpoints(folder)
-    if not found:
+    if not checkpoint.checkpoints(folder):
         raise TrainingError("has no checkpoint", where=str(folder), next="mmkd distill RECIPE --resume")
-    seed_everything(recipe.train.seed)  # a teacher without weights of its own is the run's again
-    graph = build(recipe, nodes=nodes, data=data)
-    checkpoint.restore(found[-1], graph, {})
-    return evaluation(recipe, data)(graph, graph.steps, graph.steps)
+    arms = {"student": recipe, "baseline": recipe.baseline_recipe()}
+    results: dict[str, Any] = {}
+    for name, arm in arms.items():
+        found = checkpoint.checkpoints(_home(folder, name))
+        if arm is None or not found:
+            continue
+        seed_everything(arm.train.seed)  # a teacher without weights of its own is the run's again
+        graph = build(arm, nodes=_own(arm, recipe, nodes or {}), data=data)
+        checkpoint.restore(found[-1], graph, {})
+        students, teachers = evaluation(arm, data)(graph, graph.steps, graph.steps)
+        results |= {**_teachers(recipe, teachers), name: {"scores": students}}
+    return results
 
 
 def seed_everything(seed: int) -> None:
@@ -172,6 +201,11 @@ def seed_everything(seed: int) -> None:
 
 def _versions() -> dict[str, str]:
     return {"python": platform.python_version(), "mmkd": version("mmkd"), "torch": torch.__version__}
+
+
+def _machine(device: torch.device) -> dict[str, Any]:
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return {"device": f"{device.type}, {name}", "threads": torch.get_num_threads(), "system": platform.system()}
 
 
 def _plugins() -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from mmkd.components import BASES, kind_of
 from mmkd.errors import MmkdError, PluginError, RecipeError
 from mmkd.registry import RESERVED
 
-SHARED_PORTS = ("loss", "projector", "metric")
+SHARED_PORTS = ("loss", "projector", "mixer", "metric")
 """Kinds whose ports are written beside their options, so that the two may not share a name."""
 
 

@@ -91,6 +91,32 @@ Components = Annotated[
 """One component, or several by name."""
 
 
+class Average(Spec):
+    """How a network follows a student: a copy of it, whose weights are averages of the student's."""
+
+    of: Name
+    """The student that is followed."""
+    kind: Literal["ema", "uniform"] = "ema"
+    """`ema`, momentum * average + (1 - momentum) * student; or `uniform`, the mean of the student's weights."""
+    momentum: Number = 0.999
+    """Share of itself that the average keeps at an update, from 0 to 1: a number or a schedule."""
+    start: Annotated[int, Field(ge=0)] = 0
+    """Optimiser steps during which the average is a plain copy of the student."""
+    every: Count = 1
+    """Optimiser steps from one update to the next."""
+
+    @pydantic.model_validator(mode="after")
+    def _within_bounds(self) -> Average:
+        if isinstance(self.momentum, float) and not 0 <= self.momentum <= 1:
+            raise ValueError(f"momentum must be from 0 to 1, not {self.momentum}")
+        if self.kind == "uniform" and "momentum" in self.model_fields_set:
+            raise ValueError("a uniform average has no momentum")
+        return self
+
+    def _absent(self) -> set[str]:
+        return super()._absent() | ({"momentum"} if self.kind == "uniform" else set())
+
+
 class Node(Spec):
     """A network of the graph: an encoder and its options."""
 
@@ -100,8 +126,21 @@ class Node(Spec):
     """Id of the encoder; without it the network is handed in from Python, `nodes={"teacher": ...}`."""
     inputs: dict[str, str] = {}
     """Batch fields that the encoder's ports read instead of those of their own name: `image: batch.thermal`."""
-    cache: Literal["memory"] | None = None
-    """Compute the outputs of this constant network once over the un-augmented training set and keep them."""
+    cache: Literal["memory", "fixed"] | None = None
+    """Compute the outputs of this constant network once over the un-augmented training set and keep them: `memory`
+    where no curator changes what it reads, `fixed` to let it see every sample as it is whatever the others see."""
+    average: Average | None = None
+    """Instead of `use`: this network is the running average of a student (mean teacher, averaged weights)."""
+
+    @pydantic.model_validator(mode="after")
+    def _own_or_averaged(self) -> Node:
+        if self.average is None:
+            return self
+        if self.cache is not None:
+            raise ValueError("an averaged network changes at every step, so that none of its outputs can be remembered")
+        if own := [*(["use"] if self.use else []), *self.arguments]:
+            raise ValueError(f"an averaged network is a copy of '{self.average.of}' and takes no {', '.join(own)}")
+        return self
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -134,11 +173,31 @@ class Evaluation(Component):
     """Evaluate after every so many steps too, not only at the end."""
     name: Name | None = None
     """Name of the scores in the results; the metric's own name unless given."""
+    teacher_score: bool | dict[str, str] = True
+    """Whether the teacher is scored too, by its values of the same names; or the ports to do it by."""
+
+    def _absent(self) -> set[str]:
+        return super()._absent() | ({"teacher_score"} if self.teacher_score is True else set())
 
     @property
     def title(self) -> str:
         """Name of the scores in the results."""
         return self.name or self.use.partition(".")[2]
+
+
+class StreamSpec(Spec):
+    """Samples drawn beside the training set at every step: `student@unlabeled.logits`, `batch@unlabeled.label`."""
+
+    dataset: Component | None = None
+    """Dataset of the stream; without it one is handed in from Python, `data={"streams": {"unlabeled": ...}}`."""
+    batch_size: Count | None = None
+    """Samples per optimiser step; `data.batch_size` unless given."""
+    curators: list[Component] | None = None
+    """Changes to its raw samples; `data.curators` unless given."""
+    fields: dict[str, str | int] | None = None
+    """Where its samples hold each field; `data.fields` unless given."""
+    views: dict[Name, list[Component]] = {}
+    """The same raw samples under curators of their own, by name."""
 
 
 class Data(Spec):
@@ -148,14 +207,35 @@ class Data(Spec):
     """Dataset to train on."""
     eval: Components | None = None
     """Dataset to evaluate on, or several by name."""
+    streams: dict[Name, StreamSpec] = {}
+    """Further datasets that every step draws from, by name; those that no loss reads are not loaded."""
+    fields: dict[str, str | int] = {}
+    """Where samples that are not maps of fields hold each field: keys, indices and attributes, joined by dots
+    (`{image: "0", label: "1"}`, `{image: inputs.pixels}`)."""
     curators: list[Component] = []
     """Changes to raw samples (augmentation), in order, before any network's own transform."""
+    views: dict[Name, list[Component]] = {}
+    """The same raw training samples under curators of their own, by name: `student@weak.logits`."""
+    on_bad_sample: Literal["error", "skip"] = "error"
+    """What a training sample that cannot be read or changed does: stop the run, or give its place to another one."""
+    max_bad_samples: Annotated[Finite, Field(ge=0, le=1)] = 0.01
+    """Share of a dataset that may be skipped; beyond it the run stops."""
     batch_size: Count = 64
     """Samples per optimiser step, over all processes and accumulation steps."""
     eval_batch_size: Count | None = None
     """Samples per batch in evaluation; `batch_size` unless given."""
     workers: Annotated[int, Field(ge=0)] = 0
     """Processes that load samples; 0 loads them in the training process."""
+
+    @pydantic.model_validator(mode="after")
+    def _distinct(self) -> Data:
+        seen = set(self.streams)
+        for views in (self.views, *(stream.views for stream in self.streams.values())):
+            for name in views:
+                if name in seen:
+                    raise ValueError(f"two streams or views are called '{name}'")
+                seen.add(name)
+        return self
 
     def eval_sets(self) -> dict[str, Component]:
         """Evaluation datasets by name; a single one is called `eval`."""
@@ -191,6 +271,8 @@ class Train(Spec):
     """Norm to which gradients are clipped."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Arithmetic of the forward pass; weights stay fp32."""
+    attention: Literal["auto", "sdpa", "xformers"] = "auto"
+    """Who computes attention: torch (`sdpa`), `xformers`, or `auto`: xformers where a probe shows that it works."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed of initialisation, data order and augmentation."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"

@@ -14,11 +14,15 @@ ROOT = Path(__file__).parent.parent
 LAYERS = (
     {
         "mmkd.errors", "mmkd.hookspecs", "mmkd.isolation", "mmkd.registry", "mmkd.discovery", "mmkd.plugins",
-        "mmkd.components", "mmkd.signature", "mmkd.yaml", "mmkd.merge", "mmkd.validation", "mmkd.spec", "mmkd.recipe",
+        "mmkd.components", "mmkd.rows", "mmkd.signature", "mmkd.yaml", "mmkd.merge", "mmkd.validation", "mmkd.spec",
+        "mmkd.recipe",
     },
     {"mmkd.graph"},
     {"mmkd.engine", "mmkd.report"},
-    {"mmkd", "mmkd.compose", "mmkd.run", "mmkd.export", "mmkd.local"},
+    {
+        "mmkd", "mmkd.compose", "mmkd.run", "mmkd.exported", "mmkd.formats", "mmkd.local", "mmkd.reporting",
+        "mmkd.diagnosis",
+    },
     {"mmkd.library", "mmkd.testing", "mmkd.cli", "mmkd.plugin_commands", "mmkd.__main__"},
 )  # fmt: skip
 """From the contract to the outside; a module imports its own layer and those before it."""

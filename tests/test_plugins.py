@@ -20,7 +20,7 @@ BROKEN = {
     "wrapper_hook": "wraps the hook mmkd_register",
     "wrong_argument": "has a hook that does not fit",
     "wrong_type": "loss 'wrong_type.thing' must be a subclass of mmkd.Loss, not the class dict",
-    "wrong_kind": "no kind 'los'; there is: encoder, projector, loss",
+    "wrong_kind": "no kind 'los'; there is: encoder, projector, mixer, loss",
     "twice": "loss 'twice.thing' is registered twice",
     "bad_name": "loss name 'My-Loss' must be lower-case",
     "missing_file": "points at 'nowhere_at_all:Thing', which does not exist",

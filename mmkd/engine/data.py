@@ -1,104 +1,127 @@
-"""Data order: which samples make up which step, as a pure function of (seed, step)."""
+"""From streams of samples to batches: what makes up a step is a pure function of (seed, step)."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from mmkd.components import Curator, Dataset, Sample
-from mmkd.errors import DataError, MmkdError
-from mmkd.graph.collate import Collator
+from mmkd.components import Dataset, Sample
+from mmkd.engine.bad_samples import BadSamples
+from mmkd.engine.stream import BadSample, Place, Stream, read
+from mmkd.errors import MmkdError
+from mmkd.graph.collate import Collator, Prepared
+
+__all__ = ["Batches", "Order", "batches", "eval_batches", "first_batch", "read"]
 
 
-class Order(Sampler[list[tuple[int, int]]]):
-    """Batches of (epoch, index): a fresh permutation per epoch, the short last batch dropped, from any step on.
+class Order(Sampler[dict[str, list[Place]]]):
+    """The places of every stream for each step, from any step on.
 
     Args:
-        size: samples in the dataset.
-        batch: samples per optimiser step (or micro-batch).
+        streams: what a step draws from.
         start, stop: batches to yield, counted from the beginning of the run.
     """
 
-    def __init__(self, size: int, batch: int, seed: int, start: int, stop: int) -> None:
-        if size < batch:
-            raise DataError(
-                f"the training data has {size} samples, fewer than a batch of {batch}", where="data.batch_size",
-                next=f"data.batch_size={size}",
-            )  # fmt: skip
-        self.per_epoch = size // batch
-        self._size, self._batch, self._seed, self._start, self._stop = size, batch, seed, start, stop
+    def __init__(self, streams: Sequence[Stream], start: int, stop: int) -> None:
+        self._streams, self._start, self._stop = streams, start, stop
 
     def __len__(self) -> int:
         return max(0, self._stop - self._start)
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        epoch, order = -1, np.empty(0, dtype=np.int64)
+    def __iter__(self) -> Iterator[dict[str, list[Place]]]:
         for step in range(self._start, self._stop):
-            if step // self.per_epoch != epoch:
-                epoch = step // self.per_epoch
-                order = np.random.default_rng([self._seed, epoch]).permutation(self._size)
-            first = step % self.per_epoch * self._batch
-            yield [(epoch, int(i)) for i in order[first : first + self._batch]]
+            yield {stream.name: stream.places(step) for stream in self._streams}
 
 
-class Curated(torch.utils.data.Dataset[dict[str, Any]]):
-    """Samples as changed by the curators; a draw depends on (seed, sample key, epoch) alone."""
+class Batches(torch.utils.data.Dataset[tuple[Any, list[BadSample]]]):
+    """A batch by its places, with the bad samples met on the way; an error is a value, so that workers can send it."""
 
-    def __init__(self, dataset: Dataset, curators: Sequence[Curator], seed: int) -> None:
-        self.dataset, self.curators, self.seed = dataset, list(curators), seed
+    def __init__(self, streams: Sequence[Stream], collator: Collator) -> None:
+        self.streams, self.collator = {stream.name: stream for stream in streams}, collator
 
-    def __len__(self) -> int:
-        return len(self.dataset)
+    def __getitem__(self, places: Mapping[str, Sequence[Place]]) -> tuple[dict[str, Any] | MmkdError, list[BadSample]]:
+        made: dict[str, Any] | MmkdError
+        try:
+            made = self.batch(places)
+        except MmkdError as error:
+            made = error
+        bad = [sample for stream in self.streams.values() for sample in stream.bad]
+        for stream in self.streams.values():
+            stream.bad = []
+        return made, bad
 
-    def __getitem__(self, place: tuple[int, int]) -> dict[str, Any]:
-        epoch, index = place
-        sample = dict(read(self.dataset, index))
-        if self.curators:
-            digest = hashlib.blake2b(sample["key"].encode(), digest_size=8).digest()
-            generator = np.random.default_rng([self.seed, int.from_bytes(digest, "little"), epoch])
-            for curator in self.curators:
-                sample = curator.apply(sample, curator.draw(generator))
-        return sample
+    def batch(self, places: Mapping[str, Sequence[Place]]) -> dict[str, Any]:
+        """Samples read, curated and transformed one by one, then stacked."""
+        columns: dict[str, list[Prepared]] = {}
+        for name, column in places.items():
+            stream = self.streams[name]
+            for place in column:
+                for view, prepared in stream.fetch(place, self._prepared).items():
+                    columns.setdefault(view, []).append(prepared)
+        return self.collator.stack(columns)
 
-
-def read(dataset: Dataset, index: int) -> Sample:
-    """One sample, its key filled in; an error names the sample."""
-    try:
-        sample = dataset[index]
-    except MmkdError:
-        raise
-    except Exception as error:
-        raise DataError(
-            f"{type(error).__name__}: {error}", where=f"sample {index} of {type(dataset).__name__}"
-        ) from error
-    if not isinstance(sample, Mapping):
-        raise DataError(
-            f"a sample is a mapping from field to value, not {type(sample).__name__}",
-            where=f"sample {index} of {type(dataset).__name__}",
-            next="return {'image': ..., 'label': ...}",
-        )
-    return sample if "key" in sample else {"key": str(index), **sample}
+    def _prepared(self, views: Mapping[str, Sample]) -> dict[str, Prepared]:
+        return {view: self.collator.prepare(sample, view) for view, sample in views.items()}
 
 
-def train_loader(data: Curated, order: Order, collator: Collator, workers: int, pin: bool) -> DataLoader[Any]:
-    """Batches in the given order; the order does not depend on the number of workers."""
-    return DataLoader(
-        data,
-        batch_sampler=order,
-        collate_fn=collator,
+def batches(
+    streams: Sequence[Stream],
+    collator: Collator,
+    start: int,
+    stop: int,
+    *,
+    workers: int = 0,
+    pin: bool = False,
+    bad: BadSamples | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Batches `start` to `stop` of the run; they do not depend on the number of workers.
+
+    Raises:
+        MmkdError: a sample is bad, or more of them than `bad` allows.
+    """
+    loader: DataLoader[Any] = DataLoader(
+        Batches(streams, collator),
+        sampler=Order(streams, start, stop),
+        batch_size=None,
+        collate_fn=_as_it_is,
         num_workers=workers,
         pin_memory=pin,
-        generator=torch.Generator().manual_seed(data.seed),  # leaves the global generator to the networks
+        generator=torch.Generator().manual_seed(streams[0].seed),  # leaves the global generator to the networks
         multiprocessing_context="fork" if workers else None,
     )
+    for made, met in loader:
+        if bad is not None:
+            bad.add(met)
+        if isinstance(made, MmkdError):
+            raise made
+        yield made
 
 
-def eval_batches(dataset: Dataset, collator: Collator, batch: int) -> Iterator[dict[str, Any]]:
-    """The whole dataset in order, unchanged by curators."""
+def first_batch(streams: Sequence[Stream], collator: Collator, size: int) -> dict[str, Any]:
+    """A batch of the first samples of each stream, to infer shapes from."""
+    places = {s.name: [(0, i % len(s.dataset)) for i in range(min(size, len(s.dataset)))] for s in streams}
+    return Batches(streams, collator).batch(places)
+
+
+def eval_batches(dataset: Dataset, collator: Collator, batch: int, *, skip: bool = False) -> Iterator[dict[str, Any]]:
+    """The whole dataset in order, unchanged by curators; without bad samples where `skip`."""
     for start in range(0, len(dataset), batch):
-        yield collator([read(dataset, i) for i in range(start, min(start + batch, len(dataset)))])
+        indices = range(start, min(start + batch, len(dataset)))
+        if prepared := list(_prepared(dataset, collator, indices, skip)):
+            yield collator.stack({"": prepared})
+
+
+def _prepared(dataset: Dataset, collator: Collator, indices: Iterable[int], skip: bool) -> Iterator[Prepared]:
+    for index in indices:
+        try:
+            yield collator.prepare(read(dataset, index))
+        except MmkdError:
+            if not skip:
+                raise
+
+
+def _as_it_is(item: Any) -> Any:
+    return item

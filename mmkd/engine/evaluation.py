@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from mmkd.components import Dataset, Metric
-from mmkd.engine.data import eval_batches
+from mmkd.engine import reference, share
+from mmkd.engine.data import eval_batches, read
 from mmkd.errors import GraphError
 from mmkd.graph.binding import Binding
 from mmkd.graph.collate import Collator, to_device
@@ -22,10 +23,13 @@ Scores = dict[str, dict[str, dict[str, float]]]
 
 @dataclass
 class Measure:
-    """A metric as bound, and after how many steps it is due."""
+    """A metric as bound, after how many steps it is due, and how the teacher's own score beside it is read."""
 
     binding: Binding
     every: int | None = None
+    teacher_score: bool | Mapping[str, str] = True
+    teacher: str | None = None
+    """The teacher that is scored; None where it is the students."""
 
     @property
     def metric(self) -> Metric:
@@ -45,41 +49,78 @@ class Evaluation:
 
     def check(self, graph: TrainingGraph) -> None:
         """Raise before the first step where a metric reads what does not exist, not when it is due."""
-        for measure in self.measures:
+        for measure in [*self.measures, *self._references(graph)]:
+            share.check(measure.metric, measure.binding.where)
             plan = Plan(graph.roles, graph.bound, measure.binding.readers())
             plan.close()
-            for projector in plan.projectors:
-                if projector.name not in graph.widths:
+            for binding in plan.derived:
+                if binding.name not in graph.widths:
                     raise GraphError(
-                        f"no loss reads '{projector.name}', so that it is neither set up nor trained",
+                        f"no loss reads '{binding.name}', so that it is neither set up nor trained",
                         where=measure.binding.where,
                         exists=list(graph.widths),
                     )
 
-    def __call__(self, graph: TrainingGraph, step: int, total: int) -> Scores:
-        """Scores of the metrics that are due; all of them at the end."""
+    def __call__(self, graph: TrainingGraph, step: int, total: int) -> tuple[Scores, dict[str, Scores]]:
+        """Scores of the students by the metrics that are due, and each teacher's own; both whole at the end only.
+
+        A teacher is scored once, in the same pass as the students at the end. Where torch.distributed is initialised,
+        every process evaluates its part of each dataset, and all return what one process alone would.
+        """
         due = [m for m in self.measures if step == total or (m.every and step % m.every == 0)]
-        if not due or not self.datasets:
-            return {}
-        readers = [reader for m in due for reader in m.binding.readers()]
-        plan = graph.reading([str(address) for address, _ in readers])
-        collator = Collator([run.node for run in plan.runs])
+        students: Scores = {}
+        teachers: dict[str, Scores] = {}
+        if not due:
+            return students, teachers
         was_training = graph.training
         graph.eval()
-        scores: Scores = {}
         with torch.no_grad():
             for name, dataset in self.datasets.items():
-                for measure in due:
-                    measure.metric.reset()
-                for batch in eval_batches(dataset, collator, self.batch_size):
-                    values = plan.run(to_device(batch, graph.device))
-                    for measure in due:
-                        with located(measure.binding.where):
-                            measure.metric(**measure.binding.arguments(values, float32=True))
-                scores[name] = {m.binding.name: m.metric.compute() for m in due}
-        plan.close()
+                beside = self._references(graph, dataset) if step == total else []
+                for measure, found in self._scores(graph, dataset, [*due, *beside]):
+                    column = teachers.setdefault(measure.teacher, {}) if measure.teacher else students
+                    column.setdefault(name, {})[measure.binding.name] = found
         graph.train(was_training)
-        return scores
+        return students, teachers
+
+    def _scores(
+        self, graph: TrainingGraph, dataset: Dataset, measures: Sequence[Measure]
+    ) -> Iterator[tuple[Measure, dict[str, float]]]:
+        shared = share.processes() > 1
+        for measure in measures:
+            share.check(measure.metric, measure.binding.where)
+            measure.metric.reset()
+        plan = graph.reading([str(address) for m in measures for address, _ in m.binding.readers()])
+        collator = Collator([run.node for run in plan.runs], wanted=plan.wanted)
+        part = share.Share(dataset, self.batch_size) if shared else dataset
+        for batch in eval_batches(part, collator, self.batch_size):
+            values = plan.run(to_device(batch, graph.device))
+            for measure in measures:
+                with located(measure.binding.where):
+                    measure.metric(**measure.binding.arguments(values, float32=True))
+        plan.close()
+        for measure in measures:
+            with located(measure.binding.where):
+                if shared:
+                    share.gather(measure.metric, graph.device)
+                found = measure.metric.compute()
+            measure.metric.reset()
+            yield measure, found
+
+    def _references(self, graph: TrainingGraph, dataset: Dataset | None = None) -> list[Measure]:
+        """The metrics as they score each teacher; with a dataset, those that mean something on it."""
+        found = []
+        for measure in self.measures:
+            binding, written = measure.binding, measure.teacher_score
+            mine = reference.owner(written, graph, binding.where) if isinstance(written, Mapping) else None
+            for teacher in reference.teachers(graph) if written else ():
+                own = written if isinstance(written, Mapping) and teacher == mine else None
+                made = reference.rebound(binding, graph, teacher, own)
+                if made is None:
+                    continue
+                if own or not dataset or reference.comparable(binding, made, graph, read(dataset, 0)):
+                    found.append(Measure(made, teacher=teacher))
+        return found
 
 
 def first_number(scores: Scores | Mapping[str, Any]) -> tuple[str, float] | None:

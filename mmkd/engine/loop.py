@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from mmkd import plugins
-from mmkd.components import Curator, Dataset
 from mmkd.engine import checkpoint
-from mmkd.engine.data import Curated, Order, train_loader
+from mmkd.engine.bad_samples import BadSamples
+from mmkd.engine.data import batches
 from mmkd.engine.evaluation import Evaluation, Scores, first_number
 from mmkd.engine.guard import Guard
 from mmkd.engine.memory import remember
 from mmkd.engine.optimizer import learning_rate, optimizers, set_learning_rate
 from mmkd.engine.progress import Reporter
-from mmkd.errors import RecipeError
-from mmkd.graph.collate import Collator, to_device
+from mmkd.engine.stream import Stream
+from mmkd.graph.collate import to_device
 from mmkd.graph.training_graph import TrainingGraph
 from mmkd.recipe import Recipe
 
@@ -28,17 +28,18 @@ from mmkd.recipe import Recipe
 class Outcome:
     """What a run came to: scores after the last step and the best of the first metric on the way."""
 
-    scores: dict[str, Any]
+    scores: Scores
     best: dict[str, Any]
     steps: int
     seconds: float
+    teachers: dict[str, Scores] = field(default_factory=dict)
+    """What each teacher scores itself."""
 
 
 def run(
     graph: TrainingGraph,
     recipe: Recipe,
-    dataset: Dataset,
-    curators: Sequence[Curator],
+    streams: Sequence[Stream],
     evaluation: Evaluation,
     folder: Path,
     *,
@@ -52,31 +53,30 @@ def run(
     """
     train, data = recipe.train, recipe.data
     accumulate = train.gradient_accumulation_steps
-    micro, rest = divmod(data.batch_size, accumulate)
-    if rest:
-        raise RecipeError(
-            f"does not divide data.batch_size={data.batch_size}", where="train.gradient_accumulation_steps",
-            next=f"data.batch_size={micro * accumulate or accumulate}",
-        )  # fmt: skip
+    main, *_ = parted = [stream.split(accumulate) for stream in streams]
     total = graph.total_steps
     made = optimizers(graph, train)
     state: dict[str, Any] = {"best": None, "seconds": 0.0}
     with Reporter(folder / "log.jsonl", title) as report:
         cached = [name for name, node in {**recipe.student_nodes(), **recipe.teacher_nodes()}.items() if node.cache]
-        remember(graph, cached, dataset, curators, report.progress)
+        remember(graph, cached, main.dataset, main.views[""], report.progress, skip=main.skip)
         if resume and (found := checkpoint.checkpoints(folder)):
             state = checkpoint.restore(found[-1], graph, made)
             report.say(f"resumed from {found[-1]}")
+        if graph.attention is not None:
+            report.say(f"attention by {graph.decided['attention']}")
         report.rewind(graph.steps)
         started = time.monotonic() - state["seconds"]
-        order = Order(len(dataset), micro, train.seed, graph.steps * accumulate, total * accumulate)
-        collator = Collator([graph.roles[run.node.name] for run in graph.plan.runs], remembered=True)
-        curated = Curated(dataset, curators, train.seed)
-        batches = iter(train_loader(curated, order, collator, data.workers, graph.device.type == "cuda"))
+        sizes = {stream.where: len(stream.dataset) for stream in streams}
+        bad = BadSamples(folder / "bad_samples.jsonl", sizes, data.max_bad_samples)
+        loaded = batches(
+            parted, graph.collator(remembered=True), graph.steps * accumulate, total * accumulate,
+            workers=data.workers, pin=graph.device.type == "cuda", bad=bad if main.skip else None,
+        )  # fmt: skip
         guard = Guard(graph)
         graph.train()
         mark, since = time.monotonic(), graph.steps
-        for parts in _groups(batches, accumulate):
+        for parts in _groups(loaded, accumulate):
             set_learning_rate(made, rate := learning_rate(graph.steps, total, train))
             out = graph.step([to_device(part, graph.device) for part in parts], made, max_grad_norm=train.max_grad_norm)
             step = graph.steps
@@ -90,7 +90,7 @@ def run(
                 report.step(step, total, {**numbers, "lr": rate, "samples_per_second": round(speed, 1)}, speed)
             if evaluation.due(step, total):
                 guard.drain()
-                scores = evaluation(graph, step, total)
+                scores, _ = evaluation(graph, step, total)
                 report.write({"step": step, "scores": scores})
                 state["best"] = _best(state["best"], scores, step, on_best)
                 graph.train()
@@ -99,9 +99,13 @@ def run(
                 state["seconds"] = time.monotonic() - started
                 path = checkpoint.save(folder, graph, made, state)
                 plugins.host().call("mmkd_checkpoint_saved", path=path, step=step)
-        scores = evaluation(graph, total, total)
+        if graph.attention is not None:
+            report.say(f"attention: {graph.attention}")
+        if bad:
+            report.say(f"{len(bad)} bad samples were skipped; {bad.path} lists them")
+        scores, teachers = evaluation(graph, total, total)
         state["best"] = _best(state["best"], scores, total, on_best)
-    return Outcome(scores, state["best"] or {}, graph.steps, time.monotonic() - started)
+    return Outcome(scores, state["best"] or {}, graph.steps, time.monotonic() - started, teachers)
 
 
 def _best(

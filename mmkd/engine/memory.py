@@ -22,27 +22,40 @@ def remember(
     curators: Sequence[Curator],
     progress: Callable[[str, int, int], None],
     batch: int = 64,
+    skip: bool = False,
 ) -> None:
     """Run the named nodes over the dataset in a fixed order and keep what the losses read of them.
+
+    A node with `cache: fixed` sees every sample as it is, while the others see it changed (the "fixed teacher" of
+    Beyer et al., 2022); mixing samples is refused even then, since a mixed sample has no output among those kept.
 
     Raises:
         RecipeError: a curator changes a field that the node reads, so that its output differs from draw to draw.
     """
-    changed = frozenset().union(*(curator.fields for curator in curators))
     for name in names:
         node = graph.roles[name]
-        if node.trained:
-            raise RecipeError("only a constant node can be remembered; this one is trained", where=f"{name}.cache")
-        reads = _fields_read(read(dataset, 0), node.encoder.transform, node.inputs)
-        if reads & changed:
+        if not node.constant:
+            changes = "trained" if node.trained else "the average of one that is"
+            raise RecipeError(f"only a constant node can be remembered; this one is {changes}", where=f"{name}.cache")
+        if views := [run.view for run in graph.plan.runs if run.node is node and run.view]:
             raise RecipeError(
-                f"curators change {sorted(reads & changed)}, which '{name}' reads", where=f"{name}.cache",
-                next="remove `cache`, or the curator",
+                f"'{name}' is read on '{views[0]}' too; only what the training set itself gives can be remembered",
+                where=f"{name}.cache", next="remove `cache`",
+            )  # fmt: skip
+        wanted = graph.plan.wanted
+        with node.encoder.reading(wanted.get(name)):
+            reads = _fields_read(dataset, node.encoder.transform, node.inputs, skip)
+        fixed = node.cache == "fixed"
+        changed = {field for curator in curators if curator.partners or not fixed for field in curator.fields & reads}
+        if changed:
+            raise RecipeError(
+                f"curators {'mix' if fixed else 'change'} {sorted(changed)}, which '{name}' reads", where=f"{name}.cache",
+                next="remove `cache`, or the curator" + ("" if fixed else "; cache: fixed shows it the sample as it is"),
             )  # fmt: skip
         run = next(run for run in graph.plan.runs if run.id == name)
         rows: dict[str, int] = {}
         parts: list[dict[str, torch.Tensor]] = []
-        for part in eval_batches(dataset, Collator([node]), batch):
+        for part in eval_batches(dataset, Collator([node], wanted=wanted), batch, skip=skip):
             values: dict[str, torch.Tensor] = {}
             with torch.no_grad(), graph._autocast():
                 run(to_device(part, graph.device), values)
@@ -55,7 +68,18 @@ def remember(
         node.table = MemoryTable(rows, {key: torch.cat([p[key] for p in parts]) for key in parts[0]})
 
 
-def _fields_read(sample: Mapping[str, Any], transform: Callable[[Any], Any], inputs: Mapping[str, str]) -> set[str]:
+def _fields_read(dataset: Dataset, transform: Callable[[Any], Any], inputs: Mapping[str, str], skip: bool) -> set[str]:
+    """Which fields of the first sample a transform looks at; of the first good one where `skip`."""
+    for index in range(len(dataset)):
+        try:
+            return _looked_at(read(dataset, index), transform, inputs)
+        except Exception:
+            if not skip:
+                raise
+    return set()
+
+
+def _looked_at(sample: Mapping[str, Any], transform: Callable[[Any], Any], inputs: Mapping[str, str]) -> set[str]:
     """Which fields of a sample a transform looks at (all of them where it has none of its own)."""
     noted = _Noted({**sample, **{own: sample[field] for own, field in inputs.items() if field in sample}})
     made = transform(noted)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmkd.components import kind_of
+from mmkd.components import Mixer, kind_of
 from mmkd.errors import GraphError
 from mmkd.graph.value import Address, parse
 from mmkd.signature import ports
@@ -54,6 +54,11 @@ class Binding:
             else _read(values, bound, float32, detached)
             for port, bound in self.ports.items()
         }
+
+    def value(self, values: Mapping[str, Tensor]) -> Tensor:
+        """What a projector or mixer makes of the values."""
+        made: Tensor = self.module(**self.arguments(values, float32=isinstance(self.module, Mixer)))
+        return made
 
     def shapes(self, values: Mapping[str, Tensor]) -> dict[str, Any]:
         """What `setup` is called with."""

@@ -13,19 +13,22 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from mmkd.components import Encoder
 from mmkd.errors import GraphError, nearest
+from mmkd.graph.average import Average
 from mmkd.graph.tap import Recorder, Tap, Weight, locate
 from mmkd.graph.value import Address
 
 
 @dataclass
 class Node:
-    """A network with a role: a student is trained, a teacher is frozen."""
+    """A network with a role: a student is trained, a teacher is frozen or the running average of a student."""
 
     name: str
     encoder: Encoder
     trained: bool
     inputs: Mapping[str, str] = field(default_factory=dict)
     """Field of the encoder to the batch field it is rebound to (`image: thermal`)."""
+    average: Average | None = None
+    """How it follows a student."""
     table: MemoryTable | None = None
     use: str = ""
     """Id of the encoder; empty where the network was handed in."""
@@ -34,8 +37,8 @@ class Node:
 
     @property
     def constant(self) -> bool:
-        """Neither trained nor updated: its outputs may be remembered and its weights left out of checkpoints."""
-        return not self.trained
+        """Neither trained nor averaged: its outputs may be remembered and its weights left out of checkpoints."""
+        return not self.trained and self.average is None
 
     def freeze(self) -> None:
         self.encoder.requires_grad_(False)
@@ -114,7 +117,7 @@ class NodeRun:
                 f"{self.id}.{parameter}" if parameter in own else fields[parameter],
                 tuple(value.shape) if isinstance(value, Tensor) else None,
             )
-            for parameter, value in self._inputs(batch).items()
+            for parameter, value in self.given(batch).items()
         }
 
     def _own(self, batch: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -122,28 +125,33 @@ class NodeRun:
         own = batch.get(self.id)
         return own if isinstance(own, Mapping) else None
 
-    def _inputs(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+    def given(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """What `forward` is called with for this batch, by input: the network's own fields, then the shared ones."""
         own = self._own(batch)
-        if own is None and self.view:
-            raise GraphError(f"the batch has no view '{self.id}'", exists=[k for k in batch if "@" in k])
+        shared = batch.get(f"@{self.view}", batch) if self.view else batch
+        if own is None and shared is batch and self.view:
+            raise GraphError(
+                f"the batch has no view '{self.id}'", exists=[k for k in batch if "@" in k],
+                next=f"collate its samples too: graph.collate(samples, streams={{'{self.view}': ...}})",
+            )  # fmt: skip
         given: dict[str, Any] = {}
         for parameter, field_name, required in self.arguments:
             if own is not None and parameter in own:
                 given[parameter] = own[parameter]
-            elif field_name in batch:
-                given[parameter] = batch[field_name]
+            elif field_name in shared:
+                given[parameter] = shared[field_name]
             elif required:
                 raise GraphError(
-                    f"the batch has no field '{field_name}', which '{self.node.name}' takes as '{parameter}'",
+                    f"the batch has no field '{field_name}', which '{self.id}' takes as '{parameter}'",
                     name=field_name,
-                    exists=[*batch, *(f"{self.id}.{k}" for k in own or ())],
+                    exists=[*shared, *(f"{self.id}.{k}" for k in own or ())],
                     next=f"rebind it: inputs: {{{parameter}: batch.<field>}}",
                 )
         return given
 
     def _call(self, batch: Mapping[str, Any]) -> Mapping[str, Tensor]:
         encoder = self.node.encoder
-        inputs = self._inputs(batch)
+        inputs = self.given(batch)
         object.__setattr__(encoder, "wanted", self.wanted)  # past nn.Module's, which is slow
         try:
             return encoder(**inputs)  # type: ignore[no-any-return]

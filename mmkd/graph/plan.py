@@ -18,30 +18,33 @@ from mmkd.graph.value import Address
 
 
 class Plan:
-    """One forward per (network, view), then the projectors that the wanted values stand on.
+    """One forward per (network, view), then the projectors and mixers that the wanted values stand on.
 
     Args:
         nodes: every network by name.
-        projectors: every projector by name, as bound.
+        bound: every projector and mixer by name, as bound.
         readers: addresses that somebody wants, each with its place in the recipe.
         probing: also run what a projector's `like` names.
 
     Raises:
-        GraphError: a value does not exist (with the nearest that does), or projectors form a cycle.
+        GraphError: a value does not exist (with the nearest that does), or projectors and mixers form a cycle.
     """
 
     def __init__(
         self,
         nodes: Mapping[str, Node],
-        projectors: Mapping[str, Binding],
+        bound: Mapping[str, Binding],
         readers: Iterable[tuple[Address, str]],
         *,
         probing: bool = False,
     ) -> None:
-        self.projectors: list[Binding] = []
+        self.derived: list[Binding] = []
+        """Projectors and mixers, each after those that it reads."""
         self.fields: dict[str, Address] = {}
         by_run: dict[str, dict[str, Address]] = {}
-        where: dict[str, str] = {}
+        self.where: dict[str, str] = {}
+        """Place in the recipe of each address that is read."""
+        where = self.where
         path: list[str] = []
 
         def need(address: Address, place: str) -> None:
@@ -52,24 +55,25 @@ class Plan:
                 self.fields[address.key] = address
             elif address.node in nodes:
                 by_run.setdefault(address.run, {})[address.key] = address
-            elif address.node in projectors and not (address.name or address.path or address.view):
-                need_projector(projectors[address.node])
+            elif address.node in bound and not (address.name or address.path or address.view):
+                derive(bound[address.node])
             else:
                 raise GraphError(
                     f"nothing is called '{address.key}'", where=place, name=address.node,
-                    exists=[*nodes, *projectors, "batch"],
+                    exists=[*nodes, *bound, "batch"],
                 )  # fmt: skip
 
-        def need_projector(projector: Binding) -> None:
-            if any(projector is known for known in self.projectors):
+        def derive(binding: Binding) -> None:
+            if any(binding is known for known in self.derived):
                 return
-            if projector.name in path:
-                raise GraphError(f"cycle: {' -> '.join([*path, projector.name])}", where=projector.where)
-            path.append(projector.name)
-            for address, place in [*projector.readers(), *(projector.models() if probing else ())]:
+            if binding.name in path:
+                cycle = [*path[path.index(binding.name) :], binding.name]
+                raise GraphError(f"cycle: {' -> '.join(cycle)}", where=binding.where)
+            path.append(binding.name)
+            for address, place in [*binding.readers(), *(binding.models() if probing else ())]:
                 need(address, place)
             path.pop()
-            self.projectors.append(projector)
+            self.derived.append(binding)
 
         for address, place in readers:
             need(address, place)
@@ -78,6 +82,22 @@ class Plan:
             for group in by_run.values()
             for a in [next(iter(group.values()))]
         ]
+
+    @property
+    def nodes(self) -> dict[str, list[Node]]:
+        """By stream or view that is read, "" being the batch itself: the networks that run on it."""
+        nodes: dict[str, list[Node]] = {"": [], **{address.view: [] for address in self.fields.values()}}
+        for run in self.runs:
+            nodes.setdefault(run.view, []).append(run.node)
+        return nodes
+
+    @property
+    def wanted(self) -> dict[str, frozenset[str]]:
+        """What is read of each network, all its views together."""
+        wanted: dict[str, frozenset[str]] = {}
+        for run in self.runs:
+            wanted[run.node.name] = wanted.get(run.node.name, frozenset()) | run.wanted
+        return wanted
 
     def read(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """The wanted fields of the batch."""
@@ -96,8 +116,8 @@ class Plan:
         values = self.read(batch)
         for run in self.runs:
             run(batch, values)
-        for projector in self.projectors:
-            values[projector.name] = projector.module(**projector.arguments(values))
+        for binding in self.derived:
+            values[binding.name] = binding.value(values)
         return values
 
     def learn(self, batch: Mapping[str, Any]) -> None:
@@ -110,17 +130,17 @@ class Plan:
     def probe(
         self, batch: Mapping[str, Any], setup: Callable[[Binding, Mapping[str, Tensor]], None]
     ) -> dict[str, Tensor]:
-        """Run once to learn shapes, calling `setup` on each projector before its first forward. Moves no state."""
+        """Run once to learn shapes, calling `setup` on what is derived before its first forward. Moves no state."""
         with preserved(run.node.encoder for run in self.runs):
             values = self.read(batch)
             for run in self.runs:
                 with located(run.id):
                     run(batch, values)
-        for projector in self.projectors:
-            with located(projector.where):
-                setup(projector, values)
-                with preserved([projector.module]):
-                    values[projector.name] = projector.module(**projector.arguments(values))
+        for binding in self.derived:
+            with located(binding.where):
+                setup(binding, values)
+                with preserved([binding.module]):
+                    values[binding.name] = binding.value(values)
         return values
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from mmkd.components import Critic, Loss, Projector, Sample, Schedule, trainable
+from mmkd.components import Critic, Part, Sample, Schedule, trainable
 from mmkd.errors import GraphError
 from mmkd.graph.binding import Binding
 from mmkd.graph.collate import Collator
@@ -25,11 +25,19 @@ from mmkd.graph.value import Address, parse
 
 @dataclass
 class Scheduled:
-    """An option of a component that follows a schedule."""
+    """An option of a component, or one item of it, that follows a schedule."""
 
     module: nn.Module
     option: str
     schedule: Schedule
+    item: int | None = None
+
+    def set(self, step: int, total: int) -> None:
+        """Give the option its value at this step."""
+        if self.item is None:
+            setattr(self.module, self.option, self.schedule(step, total))
+        else:
+            getattr(self.module, self.option)[self.item] = self.schedule(step, total)
 
 
 class TrainingGraph(nn.Module):
@@ -40,7 +48,7 @@ class TrainingGraph(nn.Module):
         out = graph(batch)
         out["loss"].backward()
         optimizer.step()
-        graph.update()          # schedules move on, queues take in the batch
+        graph.update()          # schedules move on, averages follow, queues take in the batch
 
     `train()` never thaws a frozen teacher; `state_dict()` leaves out what is constant.
 
@@ -49,8 +57,9 @@ class TrainingGraph(nn.Module):
         projectors: projectors as bound.
         terms: losses as bound, with weights.
         scheduled: options that follow a schedule.
+        mixers: mixers as bound.
         total_steps: length of the run, for schedules.
-        precision: `fp32`, or `bf16` for autocast of networks and projectors; losses are always float32.
+        precision: `fp32`, or `bf16` for autocast of networks and projectors; mixers and losses read float32.
     """
 
     def __init__(
@@ -60,21 +69,32 @@ class TrainingGraph(nn.Module):
         terms: Sequence[Term] = (),
         scheduled: Sequence[Scheduled] = (),
         *,
+        mixers: Mapping[str, Binding] | None = None,
         total_steps: int = 1,
         precision: str = "fp32",
     ) -> None:
         super().__init__()
-        self.roles, self.bound, self.terms = dict(nodes), dict(projectors or {}), list(terms)
+        self.roles, self.terms = dict(nodes), list(terms)
+        self.bound = {**(projectors or {}), **(mixers or {})}
+        """Projectors and mixers by name."""
         self.scheduled, self.total_steps, self.precision = list(scheduled), total_steps, precision
         self.steps = 0
         """Optimiser steps applied so far."""
+        self.attention: contextlib.AbstractContextManager[Any] | None = None
+        """Entered around the networks' forward passes, to have attention computed by others than torch."""
+        self.decided: dict[str, str] = {}
+        """What was decided for this machine when the graph was built, each with its reason."""
         self.nodes = _named({name: node.encoder for name, node in self.roles.items()})
-        self.projectors = _named({name: b.module for name, b in self.bound.items()})
+        self.projectors = _named({name: b.module for name, b in (projectors or {}).items()})
+        self.mixers = _named({name: b.module for name, b in (mixers or {}).items()})
+        averages = {name: node.average for name, node in self.roles.items() if node.average is not None}
+        self.averages = _named(averages)
+        self._followers = [(a, self.roles[name].encoder, self.roles[a.of].encoder) for name, a in averages.items()]
         self.losses = _named({term.name: term.loss for term in self.terms})
         self.schedules = nn.ModuleList(self._schedules())
         self.plan = Plan(self.roles, self.bound, self._readers())
         self.exported: tuple[str, ...] = ()
-        """Networks and projectors that the exported model keeps."""
+        """Networks, projectors and mixers that the exported model keeps."""
         self.phases: tuple[Phase, ...] = ()
         self._updated: list[tuple[Binding, frozenset[str]]] = []  # with the ports that `update` names
         self._pending: list[list[dict[str, Any]]] = []  # what those ports read, by micro-batch
@@ -109,17 +129,17 @@ class TrainingGraph(nn.Module):
                 with preserved([term.loss]):
                     term(values)
         self.phases = tuple(self._phases())
-        bindings = [*self.plan.projectors, *(term.binding for term in self.terms)]
+        bindings = [*self.plan.derived, *(term.binding for term in self.terms)]
         self._updated = [(b, _update_ports(b.module)) for b in bindings if _updates(b.module)]
-        self.widths = {b.name: b.shapes(values) for b in self.plan.projectors}
-        """What each projector was set up with, by port."""
+        self.widths = {b.name: b.shapes(values) for b in self.plan.derived}
+        """What each projector and mixer was set up with, by port."""
         self.sources = {run.id: run.sources(example) for run in self.plan.runs}
         """What feeds each network, by input."""
         self.shapes = {key: tuple(value.shape) for key, value in values.items() if isinstance(value, Tensor)}
         return self
 
     def _setup(self, binding: Binding, values: Mapping[str, Tensor]) -> None:
-        if isinstance(binding.module, Projector | Loss):
+        if isinstance(binding.module, Part):
             binding.module.setup(**binding.shapes(values))
             binding.module.to(self.device)
 
@@ -132,7 +152,7 @@ class TrainingGraph(nn.Module):
                     owned.update(id(p) for p in parameters)
                     yield Phase(f"{term.name}.{path}", parameters, module.ascend, module.steps, module.lr, term.name)
         students = [node.encoder for node in self.roles.values() if node.trained]
-        modules = [*students, *(b.module for b in self.plan.projectors), *self.losses.values(), self.schedules]
+        modules = [*students, *(b.module for b in self.plan.derived), *self.losses.values(), self.schedules]
         yield Phase("main", tuple(p for p in trainable(modules) if id(p) not in owned))
 
     def owner(self, parameter: str) -> str:
@@ -163,7 +183,7 @@ class TrainingGraph(nn.Module):
     def _values(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         if self.scheduled:
             self._apply_schedules()
-        if self.precision == "fp32":
+        if self.precision == "fp32" and self.attention is None:
             return self.plan.run(batch)
         with self._autocast():
             return self.plan.run(batch)
@@ -231,9 +251,7 @@ class TrainingGraph(nn.Module):
             out["grad_norm"] = main.clip(max_grad_norm)
         found = main.apply(optimizer, out["loss"])
         out["finite"] = found.logical_not()
-        if found.is_cpu and found:
-            self._pending.clear()
-        self.update()
+        self._advance(found)
         return out
 
     def _backward(
@@ -274,33 +292,70 @@ class TrainingGraph(nn.Module):
             phase.apply(optimizer, loss.detach())
 
     def update(self) -> None:
-        """Tell the graph that an optimiser step has been applied: schedules move on, queues take in the batch."""
+        """Tell the graph that an optimiser step has been applied: schedules move on, averages follow their students,
+        queues take in the batch."""
+        self._advance(None)
+
+    def _advance(self, skipped: Tensor | None) -> None:
+        """Count a step; nothing else moves where it was skipped, which is read on the device unless that is a CPU."""
         self.steps += 1
+        if skipped is not None and skipped.is_cpu:
+            if skipped:
+                self._pending.clear()
+                return
+            skipped = None
+        for average, network, student in self._followers:
+            average.update(network, student, self.steps, skipped)
         if self._pending:
+            clock = {"step": self.steps, "total": self.total_steps}
             with torch.no_grad():
-                for (binding, _), *parts in zip(self._updated, *self._pending, strict=True):
-                    binding.module.update(**_joined(parts))
+                for (binding, names), *parts in zip(self._updated, *self._pending, strict=True):
+                    times = {name: count for name, count in clock.items() if name in names}
+                    binding.module.update(**{**times, **_joined(parts)})
             self._pending.clear()
 
     def _apply_schedules(self) -> None:
         for item in self.scheduled:
-            setattr(item.module, item.option, item.schedule(self.steps, self.total_steps))
+            item.set(self.steps, self.total_steps)
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
-        if self.precision == "fp32":
-            return contextlib.nullcontext()
-        return torch.autocast(self.device.type, torch.bfloat16)
+        half = self.precision != "fp32"
+        autocast = torch.autocast(self.device.type, torch.bfloat16) if half else contextlib.nullcontext()
+        return autocast if self.attention is None else _both(self.attention, autocast)
 
     # -- samples ------------------------------------------------------------------------------------------------
 
-    def collate(self, samples: Sequence[Sample], addresses: Iterable[str] | None = None) -> dict[str, Any]:
-        """Raw samples to a batch, for the networks that the losses read or that `addresses` need."""
-        plan = self.plan if addresses is None else self.reading(addresses)
-        runs = plan.runs if self.terms or addresses is not None else ()
-        nodes = [run.node for run in runs] or list(self.roles.values())
+    def collate(
+        self,
+        samples: Sequence[Sample],
+        addresses: Iterable[str] | None = None,
+        *,
+        streams: Mapping[str, Sequence[Sample]] | None = None,
+    ) -> dict[str, Any]:
+        """Raw samples to a batch that holds what the losses read, or what `addresses` do, and not more.
+
+        Args:
+            samples: raw samples.
+            addresses: values that will be read; those that the losses read unless given.
+            streams: raw samples of further streams or views, for `student@unlabeled.logits`: `{"unlabeled": [...]}`.
+        """
+        return self.collator(addresses)(samples, streams)
+
+    def collator(self, addresses: Iterable[str] | None = None, *, remembered: bool = False) -> Collator:
+        """What makes batches of raw samples, for the losses or for these values.
+
+        Before `setup` it also serves what projectors are to be `like`; a graph without losses reads everything.
+        """
+        if addresses is None and not self.terms:
+            return Collator(list(self.roles.values()))
+        plan = self.plan
+        if addresses is not None:
+            plan = self.reading(addresses)
+        elif not self.phases:
+            plan = Plan(self.roles, self.bound, self._readers(), probing=True)
         if plan is not self.plan:
             plan.close()
-        return Collator(nodes)(samples)
+        return Collator(plan.nodes, wanted=plan.wanted, remembered=remembered)
 
     @property
     def device(self) -> torch.device:
@@ -334,6 +389,14 @@ class TrainingGraph(nn.Module):
             raise GraphError(f"the state does not fit this graph: {error}") from error
 
 
+@contextlib.contextmanager
+def _both(
+    first: contextlib.AbstractContextManager[Any], second: contextlib.AbstractContextManager[Any]
+) -> Iterator[None]:
+    with first, second:
+        yield
+
+
 def _named(modules: Mapping[str, nn.Module]) -> nn.ModuleDict:
     """Modules by names of the user's choice; `half` or `values` may be among them."""
     held = nn.ModuleDict()
@@ -364,11 +427,11 @@ def _complete(graph: TrainingGraph, state: dict[str, Any], prefix: str, *_: Any)
 
 
 def _updates(module: nn.Module) -> bool:
-    return isinstance(module, Projector | Loss) and type(module).update not in (Projector.update, Loss.update)
+    return isinstance(module, Part) and type(module).update is not Part.update
 
 
 def _update_ports(module: nn.Module) -> frozenset[str]:
-    assert isinstance(module, Projector | Loss)
+    assert isinstance(module, Part)
     return frozenset(inspect.signature(module.update).parameters)
 
 

@@ -10,7 +10,8 @@ import torch
 from engine.toys import Noise
 
 import mmkd
-from mmkd.engine.data import Curated, Order, read
+from mmkd.engine.data import Order, read
+from mmkd.engine.stream import Stream
 from mmkd.errors import DataError
 
 
@@ -26,8 +27,18 @@ class Jitter(mmkd.Curator):
         return {**sample, "image": sample["image"] + draw["shift"]}
 
 
+def places(size: int, batch: int, seed: int = 0, start: int = 0, stop: int = 0, name: str = "") -> Any:
+    """The batches of one stream as (epoch, index)."""
+    stream = Stream(name, Noise(size), batch, seed=seed)
+    return [step[name] for step in Order([stream], start, stop)]
+
+
+def curated(seed: int, epoch: int, index: int, **given: Any) -> Any:
+    return Stream("", Noise(), 4, [Jitter()], seed=seed, **given).fetch((epoch, index), lambda views: views)[""]
+
+
 def test_an_epoch_visits_every_sample_once_and_differs_from_the_next() -> None:
-    batches = list(Order(12, 4, seed=0, start=0, stop=6))
+    batches = places(12, 4, stop=6)
     first, second = [[i for batch in batches[k : k + 3] for _, i in batch] for k in (0, 3)]
     assert sorted(first) == sorted(second) == list(range(12))
     assert first != second
@@ -36,17 +47,18 @@ def test_an_epoch_visits_every_sample_once_and_differs_from_the_next() -> None:
 
 @pytest.mark.parametrize("start", range(7))
 def test_starting_later_yields_the_same_batches(start: int) -> None:
-    assert list(Order(10, 3, 7, start, 7)) == list(Order(10, 3, 7, 0, 7))[start:]
+    assert places(10, 3, 7, start, 7) == places(10, 3, 7, 0, 7)[start:]
+    assert places(5, 3, 7, start, 7, "x") == places(5, 3, 7, 0, 7, "x")[start:]
 
 
 def test_fewer_samples_than_a_batch_is_an_error_that_names_the_field() -> None:
     with pytest.raises(DataError, match=r"data\.batch_size: the training data has 3 samples"):
-        Order(3, 4, 0, 0, 1)
+        places(3, 4, stop=1)
 
 
 def test_a_draw_depends_on_seed_key_and_epoch_alone() -> None:
     def image(seed: int, epoch: int, index: int) -> Any:
-        return Curated(Noise(), [Jitter()], seed)[epoch, index]["image"]
+        return curated(seed, epoch, index)["image"]
 
     np.testing.assert_array_equal(image(0, 1, 5), image(0, 1, 5))
     for other in [(1, 1, 5), (0, 2, 5)]:

@@ -60,6 +60,26 @@ def test_an_augmented_input_is_refused() -> None:
         remember(graph, ["student"], data()["train"], [], lambda *_: None)
 
 
+def test_a_fixed_teacher_sees_samples_as_they_are() -> None:
+    graph = mmkd.build({**recipe(), "teacher": {"cache": "fixed"}}, nodes=networks(), data=data())
+    remember(graph, ["teacher"], data()["train"], [], lambda *_: None)
+    plain = graph.roles["teacher"].table
+    remember(graph, ["teacher"], data()["train"], [Jitter()], lambda *_: None)
+    table = graph.roles["teacher"].table
+    assert plain is not None and table is not None and plain is not table
+    for key, value in plain.values.items():
+        torch.testing.assert_close(table.values[key], value, atol=0, rtol=0)
+
+
+def test_a_fixed_teacher_has_no_output_for_mixed_samples() -> None:
+    class Mix(Jitter):
+        partners = 1
+
+    graph = mmkd.build({**recipe(), "teacher": {"cache": "fixed"}}, nodes=networks(), data=data())
+    with pytest.raises(RecipeError, match=r"teacher\.cache: curators mix \['image'\], which 'teacher' reads"):
+        remember(graph, ["teacher"], data()["train"], [Mix()], lambda *_: None)
+
+
 def test_an_unknown_sample_is_an_error_not_a_guess() -> None:
     graph = mmkd.build(recipe(), nodes=networks(), data=data())
     remember(graph, ["teacher"], data()["train"], [], lambda *_: None)

@@ -132,6 +132,21 @@ def test_a_transform_that_fails_names_its_sample() -> None:
         Collator([node("teacher", Own())])(SAMPLES)
 
 
+def test_what_cannot_be_stacked_shows_its_shapes() -> None:
+    with pytest.raises(DataError, match="teacher: what its transform gives cannot be stacked") as caught:
+        Collator([node("teacher", Scaled())])([sample(0), sample(1, image=np.zeros(4)), sample(2)])
+    assert caught.value.exists == ("image (3,)", "image (4,)")
+
+
+def test_samples_of_a_stream_go_to_fields_of_their_own() -> None:
+    nodes = {"": [node("a", Scaled(2.0))], "far": [node("a", Scaled(2.0)), node("b", Padded())]}
+    made = Collator(nodes)(SAMPLES, {"far": [sample(5)], "other": [sample(6)]})
+    assert {key for key in made if "@" in key} == {"@far", "a@far", "b@far", "@other"}
+    assert made["@far"]["label"].tolist() == [5] and made["@other"]["key"] == ["s/6"]
+    assert torch.equal(made["a@far"]["image"], torch.full((1, 3), 10.0)) and "b" not in made
+    assert made["b@far"]["input_ids"].shape == (1, 12)
+
+
 def test_a_network_with_fields_of_its_own_is_not_called_like_a_field() -> None:
     with pytest.raises(DataError, match="a field 'text', and so is a network called"):
         Collator([node("text", Padded())])(SAMPLES)

@@ -61,7 +61,7 @@ def test_what_nobody_reads_is_not_run() -> None:
     graph = build(KD, nodes, teachers={"teacher": {}, "idle": {}}, projectors={"unread": unread})
     graph(batch())
     assert calls == [0]
-    assert [projector.name for projector in graph.plan.projectors] == []
+    assert [projector.name for projector in graph.plan.derived] == []
 
 
 def test_like_is_read_once_to_infer_widths_and_never_again() -> None:
@@ -129,7 +129,7 @@ def test_projectors_of_projectors_run_in_order() -> None:
         "first": {"use": "core.linear", "input": "student/0", "like": "teacher/0"},
     }
     graph = build({"kd": {**MSE, "student": "second"}}, projectors=projectors)
-    assert [projector.name for projector in graph.plan.projectors] == ["first", "second"]
+    assert [projector.name for projector in graph.plan.derived] == ["first", "second"]
     values = graph.values(batch(), ["student/0", "second"])
     expected = graph.projectors["second"](graph.projectors["first"](values["student/0"]))
     assert torch.equal(values["second"], expected)
