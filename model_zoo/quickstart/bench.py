@@ -1,9 +1,9 @@
 """The quickstart measured: 5 folds x 3 seeds of the same student, taught by different things.
 
-    teacher                  the pretrained sentence encoder of the recipe
-    no_teacher               the recipe's baseline: a text tower from scratch, InfoNCE
-    no_teacher_tag_dropout   the same with half of the tags of a caption left out at random
-    bag_of_tags              a teacher that knows no language: tf-idf over the words of the training captions
+    teacher        the recipe: a pretrained sentence encoder, and a bag of words beside it
+    no_teacher     the recipe's baseline: a text tower from scratch, InfoNCE
+    sentence       the recipe with the sentence encoder alone
+    bag_of_tags    the recipe with the bag of words alone (tf-idf over the training captions), which knows no language
 
 All arms are tuned by the same grid on a validation split of training emoji. `held_out` is a plain split;
 `held_out_families` keeps near-duplicates (gender, size, direction) out of training too. Queries are whole captions or,
@@ -25,19 +25,32 @@ import os
 import re
 import shutil
 import time
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-ARMS = ("teacher", "no_teacher", "no_teacher_tag_dropout", "bag_of_tags")
+CHANGES: dict[str, list[str]] = {
+    "teacher": [],
+    "no_teacher": [],
+    "sentence": [
+        "projectors.target.input=[sentence.embedding]", "teachers.words=null", "export=[student, up, sentence, target]"
+    ],
+    "bag_of_tags": [
+        "projectors.target.input=[words.embedding]", "teachers.sentence=null", "export=[student, up, words, target]"
+    ],
+}  # fmt: skip
+ARMS = tuple(CHANGES)
 MAIN = ARMS[:2]
 SPLITS = {"held_out": False, "held_out_families": True}
 QUERIES = {"captions": "", "new_words": "_new_words"}
 GRID = [
-    {"train.lr": lr, "losses.contrastive.temperature": temperature, "losses.contrastive.learnable": learnable}
-    for lr in ("2e-3", "4e-3")
+    {
+        "train.weight_decay": decay,
+        "losses.contrastive.temperature": temperature,
+        "losses.contrastive.learnable": learnable,
+    }
+    for decay in ("0.05", "0.5")
     for temperature, learnable in (("0.05", "true"), ("0.1", "false"))
 ]
 RECALL = (1, 5, 10)
@@ -66,24 +79,14 @@ def _train_and_rank(job: dict[str, Any], folder: Path) -> dict[str, Any]:
 
     torch.set_num_threads(1)
     recipe = mmkd.load_recipe("vision_language.emoji", job["overrides"])
-    nodes: dict[str, torch.nn.Module] = {}
-    if job["arm"].startswith("no_teacher"):
+    if job["arm"] == "no_teacher":
         plain = recipe.baseline_recipe()
         assert plain is not None
-        changed = plain.to_dict()
-        if job["arm"] == "no_teacher_tag_dropout":
-            changed["data"]["curators"].append({"use": "language.tag_dropout", "rate": 0.5})
-    else:
-        changed = recipe.to_dict()
-        if job["arm"] == "bag_of_tags":
-            train = EmojiDataset(split=job["train"], fold=job["fold"], grouped=job["grouped"])
-            nodes = {"teacher": bag_of_tags([train[i]["text"] for i in range(len(train))])}
-            changed["teacher"] = {"cache": "memory"}
-    recipe = mmkd.load_recipe(changed)
+        recipe = plain
     started = time.process_time()
-    mmkd.distill(recipe, output_dir=folder, nodes=nodes, baseline=False)
+    mmkd.distill(recipe, output_dir=folder, baseline=False)
     seconds = time.process_time() - started
-    model = mmkd.from_pretrained(folder, nodes=nodes)
+    model = mmkd.from_pretrained(folder)
     a, b = (recipe.evaluate[0].arguments[port] for port in "ab")
     test = EmojiDataset(split=job["test"], fold=job["fold"], grouped=job["grouped"])
     samples = [test[i] for i in range(len(test))]
@@ -113,35 +116,6 @@ def ranks(queries: Any, candidates: Any, groups: Sequence[int]) -> list[int]:
     return ((scores >= best) & ~same).sum(dim=1).add(1).tolist()
 
 
-def bag_of_tags(captions: Sequence[str]) -> Any:
-    """A stand-in for the teacher that knows no language: tf-idf over the words of the training captions."""
-    import torch
-
-    import mmkd
-
-    words = Counter(word for caption in captions for word in set(_words(caption)))
-    index = {word: i for i, word in enumerate(sorted(words))}
-    idf = torch.tensor([math.log((1 + len(captions)) / (1 + words[word])) + 1 for word in index])
-
-    class BagOfTags(mmkd.Encoder):
-        """Unit tf-idf vector of a caption; words that no training caption has are lost."""
-
-        def values(self) -> list[str]:
-            return ["embedding"]
-
-        def transform(self, sample: mmkd.Sample) -> dict[str, Any]:
-            bag = torch.zeros(len(index))
-            for word in _words(sample["text"]):
-                if word in index:
-                    bag[index[word]] += idf[index[word]]
-            return {"bag": torch.nn.functional.normalize(bag, dim=0)}
-
-        def forward(self, bag: torch.Tensor) -> dict[str, torch.Tensor]:
-            return {"embedding": bag}
-
-    return BagOfTags()
-
-
 def _words(caption: str) -> list[str]:
     return re.findall(r"\w+", caption.lower())
 
@@ -158,10 +132,11 @@ def job(
     """Everything that one run needs to know, and the file its result goes into."""
     train, test = ("fit", "validation") if tuning else ("train", "held_out")
     own = [f"{key}={value}" for key, value in config.items()]
-    if arm.startswith("no_teacher"):
+    if arm == "no_teacher":
         own = [change.replace("losses.", "baseline.losses.") for change in own]
     place = {"split": train, "fold": fold, "grouped": str(grouped).lower()}
-    overrides = [*own, *(f"data.train.{key}={value}" for key, value in place.items())]
+    texts = ["data.train", *(["teachers.words.corpus"] if arm in ("teacher", "bag_of_tags") else [])]
+    overrides = [*own, *CHANGES[arm], *(f"{data}.{key}={value}" for data in texts for key, value in place.items())]
     overrides += [f"train.seed={seed}", "data.eval=null", *args.overrides]
     name = "-".join([arm, train, "families" if grouped else "plain", f"fold{fold}", f"seed{seed}", *config.values()])
     digest = hashlib.sha256(" ".join(overrides).encode()).hexdigest()[:8]
