@@ -9,11 +9,10 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from mmkd import Metric
+from mmkd import Metric, Rows
 from mmkd.errors import GraphError
 from mmkd.library.losses.port import positive, widen
 from mmkd.library.metrics.chunk import chunks
-from mmkd.library.metrics.rows import Rows
 
 
 class NearestNeighbours(Metric):
@@ -36,10 +35,6 @@ class NearestNeighbours(Metric):
         super().__init__()
         self.k, self.temperature = k, positive("core.knn", "temperature", temperature)
         self.embeddings, self.labels = Rows("core.knn"), Rows("core.knn")
-
-    def reset(self) -> None:
-        self.embeddings.clear()
-        self.labels.clear()
 
     def forward(self, student: Tensor, label: Tensor) -> None:
         if student.dim() != 2 or label.shape != student.shape[:1]:

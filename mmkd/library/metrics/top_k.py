@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from mmkd import Metric
+from mmkd import Metric, Rows
 from mmkd.errors import GraphError, RecipeError
 from mmkd.library.metrics.rank import rank
-from mmkd.library.metrics.rows import Rows
 
 
 class TopK(Metric):
@@ -29,9 +28,6 @@ class TopK(Metric):
             raise RecipeError(f"k must list numbers from 1, not {list(k)}", where="core.top_k")
         self.k = tuple(k)
         self.ranks = Rows("core.top_k")
-
-    def reset(self) -> None:
-        self.ranks.clear()
 
     def forward(self, student: Tensor, label: Tensor) -> None:
         if student.dim() != 2 or label.shape != student.shape[:1]:
