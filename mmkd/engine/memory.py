@@ -48,9 +48,10 @@ def remember(
         fixed = node.cache == "fixed"
         changed = {field for curator in curators if curator.partners or not fixed for field in curator.fields & reads}
         if changed:
+            do, or_else = ("mix", "") if fixed else ("change", ", or cache: fixed, which shows it samples as they are")
             raise RecipeError(
-                f"curators {'mix' if fixed else 'change'} {sorted(changed)}, which '{name}' reads", where=f"{name}.cache",
-                next="remove `cache`, or the curator" + ("" if fixed else "; cache: fixed shows it the sample as it is"),
+                f"curators {do} {sorted(changed)}, which '{name}' reads", where=f"{name}.cache",
+                next=f"remove `cache` or the curator{or_else}",
             )  # fmt: skip
         run = next(run for run in graph.plan.runs if run.id == name)
         rows: dict[str, int] = {}

@@ -17,9 +17,9 @@ class BranchProjector(Projector):
     """Exit branch: a stage's features to logits, where any two architectures compare (OFA: Hao et al., 2023).
 
     `depth` times `gelu(W x + b)` at every position or token, the mean over them (`pool: first` takes the first token
-    alone), then a linear classifier. One branch per stage, each with a loss of its own (`core.ofa`, `core.kl`), all dropped at export. At
-    `depth` 0 it is the auxiliary head of a deeply supervised network. The authors' branches of convolutional stages
-    are depthwise-separable convolutions with strides instead of the layers at every position.
+    alone), then a linear classifier. One branch per stage, each with a loss of its own (`core.ofa`, `core.kl`), all
+    dropped at export. At `depth` 0 it is the auxiliary head of a deeply supervised network. The authors' branches of
+    convolutional stages are depthwise-separable convolutions with strides instead of the layers at every position.
 
     Shape: input `[B, D]`, `[B, L, D]` or `[B, D, H, W]` -> that of `like`, `[B, V]`.
 
