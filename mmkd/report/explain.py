@@ -75,7 +75,8 @@ class _Explanation:
     def _node(self, node: Node) -> tuple[str, list[Fact]]:
         trained, total = facts.parameters(node.encoder)
         runs = facts.runs_of(self.graph, node)
-        some_trained = "all trained" if trained == total else f"{count(trained)} trained" if trained else "none trained"
+        share = "all" if trained == total else count(trained)
+        some_trained = f"{share} trained" if trained else "none trained"
         said = [
             ("network", f"{facts.network(node)} ({node.use or 'handed in'})"),
             ("parameters", f"{count(total)}, {some_trained}"),

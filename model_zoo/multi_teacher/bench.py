@@ -70,12 +70,11 @@ def train(job: dict[str, Any], folder: Path) -> Hits:
 
 def samples(split: str, fold: int) -> list[dict[str, Any]]:
     """The emoji of a split."""
+    from mmkd_vision_language.emoji import load
     from mmkd_vision_language.emoji_dataset import EmojiDataset
 
     dataset = EmojiDataset(split=split, fold=fold)  # type: ignore[arg-type]
     category = {name: i for i, name in enumerate(dataset.categories)}
-    from mmkd_vision_language.emoji import load
-
     found = [dataset[i] for i in range(len(dataset))]
     return [
         {**sample, "category": category[load()[place].category]}
