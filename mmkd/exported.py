@@ -14,11 +14,11 @@ from torch import nn
 
 import mmkd
 from mmkd import plugins
-from mmkd.compose import Maker
 from mmkd.engine import checkpoint
 from mmkd.errors import MmkdError, TrainingError
 from mmkd.graph.node import Node
 from mmkd.graph.training_graph import TrainingGraph
+from mmkd.maker import Maker
 from mmkd.recipe import Component, Node as NodeSpec, ProjectorSpec, Recipe
 from mmkd.signature import options
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from mmkd.compose import build, evaluation
+from mmkd.compose import build
+from mmkd.datasets import evaluation
 from mmkd.engine import checkpoint
 from mmkd.errors import MmkdError, RecipeError, TrainingError
 from mmkd.exported import from_pretrained

@@ -17,7 +17,8 @@ import torch
 from torch import nn
 
 from mmkd import plugins
-from mmkd.compose import build, evaluation, streams
+from mmkd.compose import build
+from mmkd.datasets import evaluation, streams
 from mmkd.diagnosis.preflight import clear
 from mmkd.engine import checkpoint
 from mmkd.engine.evaluation import Scores

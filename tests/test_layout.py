@@ -20,8 +20,8 @@ LAYERS = (
     {"mmkd.graph"},
     {"mmkd.engine", "mmkd.report"},
     {
-        "mmkd", "mmkd.compose", "mmkd.run", "mmkd.exported", "mmkd.formats", "mmkd.local", "mmkd.reporting",
-        "mmkd.diagnosis",
+        "mmkd", "mmkd.maker", "mmkd.datasets", "mmkd.compose", "mmkd.run", "mmkd.exported", "mmkd.formats",
+        "mmkd.local", "mmkd.reporting", "mmkd.diagnosis",
     },
     {"mmkd.library", "mmkd.testing", "mmkd.cli", "mmkd.plugin_commands", "mmkd.__main__"},
 )  # fmt: skip
@@ -30,7 +30,7 @@ LAYERS = (
 PUBLIC = {"mmkd", "mmkd.errors", "mmkd.testing"}
 """What a plugin may import of the host."""
 
-DOORS = {"plugins/vision_language/mmkd_vision_language/search.py": {"mmkd.compose", "mmkd.report.table"}}
+DOORS = {"plugins/vision_language/mmkd_vision_language/search.py": {"mmkd.datasets", "mmkd.report.table"}}
 """Files that need more than the public face offers: the evaluation datasets of a run, and a table."""
 
 MODEL_LIBRARIES = re.compile(

@@ -87,7 +87,7 @@ def _kept(exam: Examination) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        values = exam.graph._values(exam.batch)
+        values = exam.graph.compute(exam.batch)
         held = [term(values) for term in exam.graph.terms]
     del values, held
     return sum(sizes.values())

@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from mmkd.components import Sample
-from mmkd.compose import assemble, evaluation, streams, train_dataset
+from mmkd.compose import assemble
+from mmkd.datasets import evaluation, streams, train_dataset
 from mmkd.diagnosis import pictures as sheet_of_pictures
 from mmkd.diagnosis.checks import (
     balance,

@@ -59,7 +59,7 @@ def _gradients(graph: TrainingGraph, batch: Mapping[str, Any]) -> dict[str, list
         raise GraphError("no parameter of a student is trained", where="student", exists=list(graph.roles))
     found = {}
     with preserved([graph]), torch.enable_grad():
-        values = graph._values(batch)
+        values = graph.compute(batch)
         for term in graph.terms:
             loss = term(values)
             if loss.requires_grad:

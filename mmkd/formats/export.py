@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from mmkd.components import Sample
-from mmkd.compose import train_dataset
+from mmkd.datasets import train_dataset
 from mmkd.engine.data import read
 from mmkd.errors import TrainingError
 from mmkd.exported import from_pretrained

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
@@ -17,27 +15,14 @@ from mmkd.errors import GraphError
 from mmkd.graph.binding import Binding
 from mmkd.graph.collate import Collator
 from mmkd.graph.node import Node
-from mmkd.graph.phase import Phase, frozen
+from mmkd.graph.phase import Phase
 from mmkd.graph.plan import Plan, located, preserved
+from mmkd.graph.scheduled import Scheduled
+from mmkd.graph.state import complete, omit_constant
+from mmkd.graph.step import take
 from mmkd.graph.term import Term
+from mmkd.graph.update import Updates
 from mmkd.graph.value import Address, parse
-
-
-@dataclass
-class Scheduled:
-    """An option of a component, or one item of it, that follows a schedule."""
-
-    module: nn.Module
-    option: str
-    schedule: Schedule
-    item: int | None = None
-
-    def set(self, step: int, total: int) -> None:
-        """Give the option its value at this step."""
-        if self.item is None:
-            setattr(self.module, self.option, self.schedule(step, total))
-        else:
-            getattr(self.module, self.option)[self.item] = self.schedule(step, total)
 
 
 class TrainingGraph(nn.Module):
@@ -96,10 +81,9 @@ class TrainingGraph(nn.Module):
         self.exported: tuple[str, ...] = ()
         """Networks, projectors and mixers that the exported model keeps."""
         self.phases: tuple[Phase, ...] = ()
-        self._updated: list[tuple[Binding, frozenset[str]]] = []  # with the ports that `update` names
-        self._pending: list[list[dict[str, Any]]] = []  # what those ports read, by micro-batch
-        self.register_state_dict_post_hook(_omit_constant)  # type: ignore[no-untyped-call]
-        self.register_load_state_dict_pre_hook(_complete)  # type: ignore[no-untyped-call]
+        self._updates = Updates()
+        self.register_state_dict_post_hook(omit_constant)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(complete)  # type: ignore[no-untyped-call]
         for node in self.roles.values():
             if not node.trained:
                 node.freeze()
@@ -130,7 +114,7 @@ class TrainingGraph(nn.Module):
                     term(values)
         self.phases = tuple(self._phases())
         bindings = [*self.plan.derived, *(term.binding for term in self.terms)]
-        self._updated = [(b, _update_ports(b.module)) for b in bindings if _updates(b.module)]
+        self._updates = Updates(bindings)
         self.widths = {b.name: b.shapes(values) for b in self.plan.derived}
         """What each projector and mixer was set up with, by port."""
         self.sources = {run.id: run.sources(example) for run in self.plan.runs}
@@ -168,19 +152,21 @@ class TrainingGraph(nn.Module):
     def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Losses of one batch; `loss` is their weighted sum, `<name>_loss` each one before its weight."""
         if len(self.phases) != 1 and torch.is_grad_enabled():
-            self._check_set_up()
+            self.check_set_up()
             raise GraphError(
                 "this graph has critics with optimisers of their own",
                 exists=[phase.name for phase in self.phases],
                 next="call graph.step(batch, optimizers)",
             )
-        return self._objective(self._values(batch))
+        return self.objective(self.compute(batch))
 
-    def _check_set_up(self) -> None:
+    def check_set_up(self) -> None:
+        """Raise a `GraphError` where `setup` has not been called."""
         if not self.phases:
             raise GraphError("the graph has not been set up", next="call graph.setup(example_batch)")
 
-    def _values(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+    def compute(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """All values that the losses read, by address; schedules are where they are at this step."""
         if self.scheduled:
             self._apply_schedules()
         if self.precision == "fp32" and self.attention is None:
@@ -188,7 +174,8 @@ class TrainingGraph(nn.Module):
         with self._autocast():
             return self.plan.run(batch)
 
-    def _objective(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def objective(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The losses of these values."""
         out: dict[str, Tensor] = {}
         total: Tensor | None = None
         for term in self.terms:
@@ -199,8 +186,8 @@ class TrainingGraph(nn.Module):
         if total is None:
             raise GraphError("the graph has no loss", next="add one under losses:")
         out["loss"] = total
-        if self._updated and self.training and torch.is_grad_enabled():
-            self._pending.append([_updating(binding, names, values) for binding, names in self._updated])
+        if self._updates and self.training and torch.is_grad_enabled():
+            self._updates.note(values)
         return out
 
     def values(self, batch: Mapping[str, Any], addresses: Iterable[str]) -> dict[str, Tensor]:
@@ -239,80 +226,29 @@ class TrainingGraph(nn.Module):
         Raises:
             GraphError: several batches for a loss that needs the whole one, or no parameter gets a gradient.
         """
-        self._check_set_up()
-        batches = [batch] if isinstance(batch, Mapping) else batch
-        if len(batches) > 1:
-            self._check_additive(len(batches))
-        main, optimizer = self.phases[-1], optimizers["main"]
-        optimizer.zero_grad(set_to_none=True)
-        parts = [self._backward(part, len(batches), optimizers) for part in batches]
-        out = parts[0] if len(parts) == 1 else {name: torch.stack([p[name] for p in parts]).sum(0) for name in parts[0]}
-        if max_grad_norm is not None:
-            out["grad_norm"] = main.clip(max_grad_norm)
-        found = main.apply(optimizer, out["loss"])
-        out["finite"] = found.logical_not()
-        self._advance(found)
-        return out
-
-    def _backward(
-        self, batch: Mapping[str, Any], parts: int, optimizers: Mapping[str, Optimizer]
-    ) -> dict[str, Tensor]:
-        """Critics' phases, then the gradient of one of `parts` batches; returns its share of the losses."""
-        values = self._values(batch)
-        *critics, _ = self.phases
-        for phase in critics:
-            self._critic_phase(phase, values, optimizers[phase.name])
-        with frozen(critics) if critics else contextlib.nullcontext():
-            out = self._objective(values)
-            loss = out["loss"] if parts == 1 else out["loss"] / parts
-            loss.backward()  # type: ignore[no-untyped-call]
-        return {name: loss.detach() if parts == 1 else loss.detach() / parts for name, loss in out.items()}
-
-    def _check_additive(self, parts: int) -> None:
-        critics = {phase.term for phase in self.phases}
-        for term in self.terms:
-            if term.loss.coupled or term.name in critics:
-                raise GraphError(
-                    f"{type(term.loss).__name__} needs the whole batch at once, not {parts} parts of it",
-                    where=term.binding.where,
-                    next="train.gradient_accumulation_steps=1",
-                )
+        self.check_set_up()
+        return take(self, [batch] if isinstance(batch, Mapping) else batch, optimizers, max_grad_norm)
 
     def grad_norm(self) -> Tensor:
         """Norm of the gradient that the last step has left (after clipping)."""
         return torch.nn.utils.get_total_norm(self.phases[-1].gradients())
 
-    def _critic_phase(self, phase: Phase, values: Mapping[str, Tensor], optimizer: Optimizer) -> None:
-        term = next(t for t in self.terms if t.name == phase.term)
-        for _ in range(phase.repeats):
-            loss = term(values, detached=True)
-            gradients = torch.autograd.grad(-loss if phase.ascend else loss, phase.parameters, allow_unused=True)
-            for parameter, gradient in zip(phase.parameters, gradients, strict=True):
-                parameter.grad = gradient
-            phase.apply(optimizer, loss.detach())
-
     def update(self) -> None:
         """Tell the graph that an optimiser step has been applied: schedules move on, averages follow their students,
         queues take in the batch."""
-        self._advance(None)
+        self.advance(None)
 
-    def _advance(self, skipped: Tensor | None) -> None:
+    def advance(self, skipped: Tensor | None) -> None:
         """Count a step; nothing else moves where it was skipped, which is read on the device unless that is a CPU."""
         self.steps += 1
         if skipped is not None and skipped.is_cpu:
             if skipped:
-                self._pending.clear()
+                self._updates.forget()
                 return
             skipped = None
         for average, network, student in self._followers:
             average.update(network, student, self.steps, skipped)
-        if self._pending:
-            clock = {"step": self.steps, "total": self.total_steps}
-            with torch.no_grad():
-                for (binding, names), *parts in zip(self._updated, *self._pending, strict=True):
-                    times = {name: count for name, count in clock.items() if name in names}
-                    binding.module.update(**{**times, **_joined(parts)})
-            self._pending.clear()
+        self._updates.apply(self.steps, self.total_steps)
 
     def _apply_schedules(self) -> None:
         for item in self.scheduled:
@@ -377,10 +313,6 @@ class TrainingGraph(nn.Module):
     def set_extra_state(self, state: Tensor) -> None:
         self.steps = int(state)
 
-    def _constant(self, key: str) -> bool:
-        head, _, rest = key.partition(".")
-        return head == "nodes" and self.roles[rest.partition(".")[0]].constant
-
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """As `nn.Module.load_state_dict`; constant networks and the second names of tied weights may be absent."""
         try:
@@ -402,52 +334,3 @@ def _named(modules: Mapping[str, nn.Module]) -> nn.ModuleDict:
     held = nn.ModuleDict()
     held._modules.update(modules)
     return held
-
-
-def _omit_constant(graph: TrainingGraph, state: dict[str, Any], prefix: str, _: Any) -> None:
-    for key in [k for k in state if k.startswith(prefix) and graph._constant(k.removeprefix(prefix))]:
-        del state[key]
-
-
-def _complete(graph: TrainingGraph, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """What `state` may leave out: constant networks stay as they are, tied weights load under every name."""
-    for name, node in graph.roles.items():
-        if node.constant:
-            for key, value in node.encoder.state_dict(prefix=f"{prefix}nodes.{name}.", keep_vars=True).items():
-                state.setdefault(key, value)
-    places = {
-        key: (value.data_ptr(), value.shape)
-        for key, value in graph.state_dict(prefix=prefix, keep_vars=True).items()
-        if isinstance(value, Tensor)
-    }
-    given = {place: key for key, place in places.items() if key in state}
-    for key, place in places.items():
-        if key not in state and place in given:
-            state[key] = state[given[place]]
-
-
-def _updates(module: nn.Module) -> bool:
-    return isinstance(module, Part) and type(module).update is not Part.update
-
-
-def _update_ports(module: nn.Module) -> frozenset[str]:
-    assert isinstance(module, Part)
-    return frozenset(inspect.signature(module.update).parameters)
-
-
-def _updating(binding: Binding, names: frozenset[str], values: Mapping[str, Tensor]) -> dict[str, Any]:
-    """What the ports that `update` names read."""
-    arguments = binding.arguments(values, float32=True, detached=True)
-    return {port: value for port, value in arguments.items() if port in names}
-
-
-def _joined(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The micro-batches of one step as one batch."""
-    if len(parts) == 1:
-        return dict(parts[0])
-    return {
-        port: [torch.cat(column) for column in zip(*(part[port] for part in parts), strict=True)]
-        if isinstance(first, list)
-        else torch.cat([part[port] for part in parts])
-        for port, first in parts[0].items()
-    }

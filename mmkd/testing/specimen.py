@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 import torch
 
-from mmkd.compose import Maker
 from mmkd.errors import MmkdError
+from mmkd.maker import Maker
 from mmkd.signature import Parameter, construct, options, validate
 
 NUMBERS = (0.5, 2, 3, 1, 4, 0.1, 0.9, 8, 0, 16)

@@ -117,7 +117,7 @@ def test_a_recipe_that_cannot_be_built_leaves_nothing_behind(tmp_path: Path) -> 
 
 def test_bf16_runs_and_keeps_losses_in_float32(tmp_path: Path) -> None:
     graph = mmkd.build(recipe(precision="bf16"), nodes=networks(), data=data())
-    values = graph._values(graph.collate([data()["train"][i] for i in range(4)]))
+    values = graph.compute(graph.collate([data()["train"][i] for i in range(4)]))
     assert values["student.logits"].dtype == torch.bfloat16
-    assert {v.dtype for v in graph._objective(values).values()} == {torch.float32}
+    assert {v.dtype for v in graph.objective(values).values()} == {torch.float32}
     assert run(tmp_path / "run", recipe(precision="bf16"))["steps"] == 20

@@ -12,7 +12,7 @@ from engine.toys import CLASSES, FEATURES, Noise, networks, recipe
 from torch import Tensor, nn
 
 import mmkd
-from mmkd.compose import evaluation
+from mmkd.datasets import evaluation
 from mmkd.engine.evaluation import Evaluation, Measure
 from mmkd.engine.share import Share
 from mmkd.errors import GraphError, MmkdError

@@ -15,7 +15,7 @@ from engine.toys import Noise, networks, recipe
 
 import mmkd
 from mmkd import plugins
-from mmkd.compose import streams
+from mmkd.datasets import streams
 from mmkd.engine.data import batches
 from mmkd.engine.stream import Stream
 from mmkd.errors import DataError, GraphError, RecipeError

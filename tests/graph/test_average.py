@@ -162,7 +162,7 @@ def test_a_skipped_step_moves_nothing(kind: str, on_device: bool, monkeypatch: p
                 average.update(network, source, self.steps, skipped)
 
         monkeypatch.setattr(phase, "reads_flag", lambda optimizer, found: optimizer._step_supports_amp_scaling)
-        monkeypatch.setattr(TrainingGraph, "_advance", unread)
+        monkeypatch.setattr(TrainingGraph, "advance", unread)
     graph = averaged(student(batch_norm=False), kind=kind)
     optimizers = made(graph)
     for step in range(3):

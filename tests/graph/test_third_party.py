@@ -51,7 +51,7 @@ def test_the_queue_fills_with_whole_batches_in_order() -> None:
     assert loss.queue.shape == (20, CLASSES)
     assert loss.seen == 0
     assert torch.equal(graph(batch())["loss"], torch.tensor(0.0))  # nothing to tell the sample from
-    graph._pending.clear()
+    graph._updates.forget()
     for step in range(3):
         given = batch(8, seed=step)
         halves = [{name: value[i : i + 4] for name, value in given.items()} for i in (0, 4)]

@@ -18,6 +18,7 @@ from mmkd.errors import GraphError
 from mmkd.graph import phase
 from mmkd.graph.binding import bind
 from mmkd.graph.node import Node
+from mmkd.graph.step import train_critic
 from mmkd.graph.term import Term
 from mmkd.graph.training_graph import TrainingGraph
 
@@ -418,7 +419,7 @@ def test_each_phase_moves_its_own_parameters_in_its_own_direction(ascend: bool) 
     optimizers = made(graph)
     assert isinstance(optimizers["own.critic"], torch.optim.Adam)
     before, start = weights(graph), graph.terms[0](graph.plan.run(batch())).item()
-    graph._critic_phase(graph.phases[0], graph.plan.run(batch()), optimizers["own.critic"])
+    train_critic(graph, graph.phases[0], graph.plan.run(batch()), optimizers["own.critic"])
     assert moved(graph, before) == {name for name in before if "critic" in name}
     end = graph.terms[0](graph.plan.run(batch())).item()
     assert (end > start) is ascend

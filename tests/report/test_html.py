@@ -145,7 +145,7 @@ def test_logits_of_every_token_are_neither_kept_nor_confused(tmp_path: Path) -> 
 
 
 def evaluation(recipe: dict[str, Any]) -> Any:
-    from mmkd.compose import evaluation
+    from mmkd.datasets import evaluation
 
     return evaluation(mmkd.load_recipe(recipe), data())
 

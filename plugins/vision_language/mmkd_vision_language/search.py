@@ -90,7 +90,7 @@ def values_of(recipe: Recipe | None, run: str, image: str | None, text: str | No
 
 def pictures(recipe: Recipe | None, run: str, folder: Path | None) -> Dataset:
     """The folder's pictures, or the first evaluation dataset of the run that has some."""
-    from mmkd.compose import evaluation
+    from mmkd.datasets import evaluation
     from mmkd_vision_language.image_text import ImageTextDataset
 
     if folder is not None:

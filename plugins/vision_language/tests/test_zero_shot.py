@@ -15,7 +15,7 @@ from mmkd_vision_language.zero_shot import ZeroShot
 from torch import Tensor, nn
 
 import mmkd
-from mmkd.compose import evaluation
+from mmkd.datasets import evaluation
 from mmkd.errors import DataError, GraphError, RecipeError
 
 NAMES = ("cat", "dog", "owl")
