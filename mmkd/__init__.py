@@ -35,10 +35,12 @@ if TYPE_CHECKING:
     from mmkd.formats.export import export as export
     from mmkd.graph.training_graph import TrainingGraph as TrainingGraph
     from mmkd.graph.wrap import wrap as wrap
-    from mmkd.recipe import Recipe as Recipe, load_recipe as load_recipe
+    from mmkd.procedure import Procedure as Procedure, Stage as Stage
+    from mmkd.recipe import Recipe as Recipe, Train as Train, load_recipe as load_recipe
     from mmkd.reporting import write_report as write_report
     from mmkd.rows import Rows as Rows
     from mmkd.run import distill as distill, evaluate as evaluate
+    from mmkd.staging import stages as stages
 
 __version__ = "0.1.0"
 
@@ -53,12 +55,15 @@ _HOMES = {
     "TrainingGraph": "mmkd.graph.training_graph",
     "wrap": "mmkd.graph.wrap",
     "Recipe": "mmkd.recipe",
+    "Train": "mmkd.recipe",
     "load_recipe": "mmkd.recipe",
     "MmkdError": "mmkd.errors",
     "optimizers": "mmkd.engine.optimizer",
     "write_report": "mmkd.reporting",
     **dict.fromkeys(["gradient_cosine", "gradient_norms"], "mmkd.engine.gradients"),
     "Rows": "mmkd.rows",
+    "stages": "mmkd.staging",
+    **dict.fromkeys(["Procedure", "Stage"], "mmkd.procedure"),
     **dict.fromkeys(
         (
             *("Critic", "Curator", "Dataset", "Encoder", "Loss", "Metric", "Mixer", "Projector"),

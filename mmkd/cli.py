@@ -18,7 +18,7 @@ import mmkd
 from mmkd.errors import MmkdError, nearest
 from mmkd.plugin_commands import add_plugin_commands
 from mmkd.plugins import host
-from mmkd.registry import KINDS
+from mmkd.registry import KINDS, Catalogue, Entry
 from mmkd.report.description import as_text, describe, summary
 from mmkd.report.scores import columns, rows
 from mmkd.report.table import print_table
@@ -67,25 +67,25 @@ def plugins(json: Json = False) -> None:
 
 def list_(
     kind: Annotated[str | None, typer.Argument(metavar="KIND", help=f"One of {', '.join(KINDS)}.")] = None,
-    paper: Annotated[str | None, typer.Option(help="Only components of papers whose name holds this.")] = None,
+    paper: Annotated[str | None, typer.Option(metavar="NAME", help="Only components of the paper so called.")] = None,
+    papers: Annotated[bool, typer.Option("--papers", help="List papers, each with its components.")] = False,
     local: Local = None,
     json: Json = False,
 ) -> None:
-    """List components."""
+    """List components, or the papers that they are of."""
     if kind is not None and kind not in KINDS:
         guess = nearest(kind, KINDS)
         hint = f"; did you mean '{guess}'?" if guess else f"; there is: {', '.join(KINDS)}"
         raise typer.BadParameter(f"no kind '{kind}'{hint}")
     _add(local)
-    rows = [
-        summary(entry)
-        for entry in host().catalogue
-        if kind in (None, entry.kind) and (paper is None or paper.lower() in (entry.paper or "").lower())
-    ]
-    if json:
-        _print_json(rows)
-    elif rows:
-        print_table(["kind", "id", "summary"], [[row["kind"], row["id"], row["summary"]] for row in rows])
+    catalogue = host().catalogue
+    entries = [e for e in (catalogue if paper is None else catalogue.of_paper(paper)) if kind in (None, e.kind)]
+    if papers:
+        _list_papers(catalogue, entries, json)
+    elif json:
+        _print_json([summary(entry) for entry in entries])
+    elif entries:
+        print_table(["kind", "id", "summary"], [[entry.kind, entry.id, entry.summary] for entry in entries])
     else:
         _say("nothing to list; mmkd plugins shows what is installed")
     if broken := [plugin.id for plugin in host().plugins if plugin.status == "error"]:
@@ -211,15 +211,17 @@ def explain(
     with contextlib.redirect_stdout(sys.stderr):
         from mmkd.recipe import blaming
         from mmkd.report.explain import explain
+        from mmkd.staging import Stages
 
         with blaming(recipe):
-            graph = mmkd.build(mmkd.load_recipe(recipe, changes))
-        text = explain(graph)
+            stages = Stages(mmkd.load_recipe(recipe, changes))
+            graphs = {stage.name: stages.build(stage) for stage in stages}
+        texts = {name: explain(graph) for name, graph in graphs.items()}
         if picture is not None:
             from mmkd.report.picture import draw
 
-            draw(graph, picture)
-    print(text)
+            draw(graphs[stages.last.name], picture)
+    print("\n\n\n".join(f"Stage {n}\n\n{text}" if len(texts) > 1 else text for n, text in texts.items()))
 
 
 def report(
@@ -319,6 +321,19 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             _say("interrupted")
         raise
     sys.exit(0)
+
+
+def _list_papers(catalogue: Catalogue, entries: Sequence[Entry], json: bool) -> None:
+    found = {name: [entry for entry in own if entry in entries] for name, own in catalogue.papers().items()}
+    held = [(name, own) for name, own in found.items() if own]
+    if json:
+        facts = ("kind", "id", "counts_as")
+        _print_json(
+            [{"paper": name, "components": [{f: getattr(e, f) for f in facts} for e in own]} for name, own in held]
+        )
+    else:
+        rows = [[name, ", ".join(f"{entry.kind} {entry.id}" for entry in own)] for name, own in held]
+        print_table(["paper", "components"], rows)
 
 
 def _add(files: Sequence[Path] | None) -> None:

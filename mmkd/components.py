@@ -8,14 +8,18 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.random import Generator
 from torch import Tensor, nn
 
+from mmkd.procedure import Procedure
 from mmkd.rows import Rows
+
+if TYPE_CHECKING:
+    from mmkd.graph.training_graph import TrainingGraph
 
 Sample = Mapping[str, Any]
 """A raw sample: a mapping with some of the keys `image text audio video points latent label key`, and any others."""
@@ -33,6 +37,11 @@ def _no_update(self: Any, **values: Tensor) -> None:
 def _no_apply(self: Any, sample: Sample, draw: Mapping[str, Any], *partners: Sequence[Sample]) -> dict[str, Any]:
     """The changed sample: `apply(sample, draw)`, or `apply(sample, draw, partners)` with a list of samples."""
     raise TypeError(f"{type(self).__name__} must define apply(sample, draw{', partners' * bool(self.partners)})")
+
+
+def _no_number(self: Any, step: int, total: int, **ports: Any) -> float | Tensor:
+    """The number at a step, of values that the recipe binds to its ports."""
+    raise TypeError(f"{type(self).__name__} must define forward(step, total)")
 
 
 class Encoder(nn.Module):
@@ -138,6 +147,11 @@ class Encoder(nn.Module):
 class Part(nn.Module):
     """What stands between the networks and the objective, its ports beside its options: projector, mixer, loss."""
 
+    needs_graph: ClassVar[frozenset[str]] = frozenset()
+    """Ports between which `forward` takes derivatives itself: `torch.autograd.grad(logits, features, create_graph=True)`.
+    What they read is handed over as the network made it, in its precision and with its graph, also by a network that is
+    frozen (whose outputs are then not remembered) and where gradients are off. Bind the one to what a network publishes
+    and the other to a tap of the same pass (`teacher.logits`, `teacher/layer4`)."""
     setup: Callable[..., None] = _no_setup
     update: Callable[..., None] = _no_update
 
@@ -181,17 +195,27 @@ class Loss(Part):
         return made
 
 
-class Schedule(nn.Module):
-    """Turns a number of a recipe into a function of the step: `forward(step, total) -> float`."""
+class Schedule(Part):
+    """Turns a number of a recipe into a function of the step: `forward(step, total) -> float`.
 
-    def forward(self, step: int, total: int) -> float:
-        raise TypeError(f"{type(self).__name__} must define forward(step, total)")
+    The weight of a loss may also follow values: `forward(step, total, **ports) -> []` or, one per sample, `[B]`. The
+    ports are bound in the recipe as a loss's are, and read without gradient. Parameters of such a schedule are moved by
+    a phase of their own, so that losses of that `phase` fall after the students' next step; they are train-only.
+    """
+
+    lr: float = 1e-3
+    """Learning rate (Adam) of its parameters; 0 keeps them as they are."""
+    interval: int = 1
+    """Steps from one update of its parameters to the next."""
+    forward: Callable[..., float | Tensor] = _no_number
 
 
 class Curator:
-    """Decides what is trained on. Today: changes one raw sample under a recorded draw, before every `transform`.
+    """Decides what is trained on: `apply` changes one raw sample, `curate` a whole batch; one defines either or both.
 
-    All networks see the same changed sample at their own resolution, so a draw is shared by construction.
+    A raw sample is changed under a recorded draw, before every `transform`: all networks see the same changed sample at
+    their own resolution, so a draw is shared by construction. A batch is changed on the device, in training alone, with
+    the networks at hand: rollouts, labels of a teacher.
     """
 
     fields: ClassVar[frozenset[str]] = frozenset()
@@ -205,6 +229,31 @@ class Curator:
     def draw(self, generator: Generator) -> dict[str, Any]:
         """Random numbers for one sample, in relative coordinates: a pure function of the generator's state."""
         return {}
+
+    def curate(
+        self, batch: Mapping[str, Any], graph: TrainingGraph, generator_of: Callable[[str], Generator]
+    ) -> Mapping[str, Any]:
+        """The batch of a step as it is trained on, a new mapping: fields may change and be added, `key` stays.
+
+        Called without gradient and with all networks in evaluation mode; changes no state.
+
+        Args:
+            batch: what `graph.collate` gives: shared fields on top, those of each network under its name.
+            graph: its networks are `graph.roles[name].encoder`; an option that follows a schedule has its value.
+            generator_of: random numbers by the key of a sample, a pure function of (seed, step, key). Drawing from
+                nothing else, a sample becomes the same in every batch, process and micro-batch.
+        """
+        return batch
+
+    @classmethod
+    def of_samples(cls) -> bool:
+        """Whether it changes raw samples."""
+        return cls.apply is not Curator.apply or not cls.of_batches()
+
+    @classmethod
+    def of_batches(cls) -> bool:
+        """Whether it changes batches."""
+        return cls.curate is not Curator.curate
 
 
 class Metric(nn.Module):
@@ -301,6 +350,7 @@ BASES: dict[str, type] = {
     "loss": Loss,
     "schedule": Schedule,
     "curator": Curator,
+    "procedure": Procedure,
     "metric": Metric,
     "dataset": Dataset,
 }

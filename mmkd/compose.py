@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from mmkd import plugins
-from mmkd.datasets import streams, train_dataset
+from mmkd.datasets import batch_curators, streams, train_dataset
 from mmkd.engine import attention
 from mmkd.engine.data import first_batch
 from mmkd.errors import GraphError, RecipeError
@@ -17,7 +17,16 @@ from mmkd.graph.collate import to_device
 from mmkd.graph.node import Node
 from mmkd.graph.training_graph import TrainingGraph
 from mmkd.maker import Maker
+from mmkd.procedure import Procedure
 from mmkd.recipe import Recipe, blaming, load_recipe
+
+
+def procedure_of(recipe: Recipe) -> Procedure | None:
+    """The procedure of a recipe, built."""
+    if recipe.procedure is None:
+        return None
+    made: Procedure = Maker(1).made("procedure", recipe.procedure, "procedure")
+    return made
 
 
 def build(
@@ -45,6 +54,11 @@ def build(
 def _build(
     recipe: Recipe, nodes: Mapping[str, nn.Module], data: Mapping[str, Any] | None, example: Mapping[str, Any] | None
 ) -> TrainingGraph:
+    if (procedure := procedure_of(recipe)) and len(stages := procedure.stages(recipe)) > 1:
+        raise RecipeError(
+            f"is made in stages ({', '.join(stage.name for stage in stages)}), each with a graph of its own",
+            where="procedure", next="mmkd.distill(recipe), or mmkd.build(mmkd.stages(recipe)['NAME'])",
+        )  # fmt: skip
     dataset = train_dataset(recipe, data) if example is None or recipe.train.epochs is not None else None
     graph = assemble(recipe, nodes, len(dataset) if dataset is not None else 0)
     if example is None:
@@ -58,16 +72,22 @@ def _build(
 def assemble(recipe: Recipe, nodes: Mapping[str, nn.Module], samples: int) -> TrainingGraph:
     """The graph of a recipe for a training set of so many samples: bound, and not yet set up."""
     maker = Maker(steps_of(recipe, samples))
+    for name, spec in recipe.schedules.items():
+        maker.schedule(name, spec, f"schedules.{name}")
+    curators = batch_curators(recipe, maker)
     graph = TrainingGraph(
         _nodes(maker, recipe, nodes),
         {name: maker.projector(name, spec) for name, spec in recipe.projectors.items()},
         [maker.term(name, spec) for name, spec in recipe.losses.items()],
         maker.scheduled,
         mixers={name: maker.mixer(name, spec) for name, spec in recipe.mixers.items()},
+        schedules=maker.weightings,
         total_steps=maker.total_steps,
         precision=recipe.train.precision,
     ).to(device_of(recipe))
     graph.exported = tuple(recipe.exported())
+    graph.curators, graph.seed = tuple(curators), recipe.train.seed
+    graph.procedure = procedure_of(recipe)
     half = recipe.train.precision == "bf16"
     decision = attention.decide(recipe.train.attention, graph.device, torch.bfloat16 if half else torch.float32)
     graph.attention, graph.decided = decision.rerouting(), {"attention": str(decision)}
@@ -106,7 +126,7 @@ def _nodes(maker: Maker, recipe: Recipe, given: Mapping[str, nn.Module]) -> dict
     nodes: dict[str, Node] = {}
     for name, spec in specs.items():  # students first, so that what follows one finds it
         if spec.average is None:
-            nodes[name] = maker.node(name, spec, name in students, given.get(name))
+            nodes[name] = maker.node(name, spec, name in students and not spec.frozen, given.get(name))
         else:
             nodes[name] = maker.average(name, spec, spec.average, nodes[spec.average.of])
     return nodes

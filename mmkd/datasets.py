@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from mmkd import plugins
 from mmkd.components import Curator, Dataset
 from mmkd.engine.evaluation import Evaluation, Measure
 from mmkd.engine.fields import Fields, Mapped, usable
@@ -58,8 +59,10 @@ def streams(
         fields = spec.fields if stream.fields is None else stream.fields
         hint = f"data={{'streams': {{'{name}': ...}}}}"
         dataset = _dataset(stream.dataset, own.get(name), fields, f"{where}.dataset", hint)
-        own_changes = spec.curators if stream.curators is None else stream.curators
-        changes = _curators(own_changes, f"{where}.curators") if name in plan.nodes else None
+        own_changes, place = (stream.curators, f"{where}.curators")
+        if own_changes is None:
+            own_changes, place = spec.curators, "data.curators"
+        changes = _curators(own_changes, place) if name in plan.nodes else None
         size = stream.batch_size or spec.batch_size
         found.append(Stream(name, dataset, size, changes, views, where=where, **common))
     return found
@@ -70,7 +73,29 @@ def _views(specs: Mapping[str, list[Component]], plan: Plan, where: str) -> dict
 
 
 def _curators(specs: list[Component], where: str) -> list[Curator]:
-    return [Maker(1).made("curator", spec, f"{where}.{i}") for i, spec in enumerate(specs)]
+    """Those that change raw samples."""
+    found = []
+    for i, spec in enumerate(specs):
+        cls = _curator(spec, f"{where}.{i}")
+        if cls.of_samples():
+            found.append(Maker(1).made("curator", spec, f"{where}.{i}"))
+        elif where != "data.curators":
+            raise RecipeError(
+                f"{spec.use} changes whole batches, not the samples of one stream or view", where=f"{where}.{i}",
+                next="list it under data.curators",
+            )  # fmt: skip
+    return found
+
+
+def batch_curators(recipe: Recipe, maker: Maker) -> list[Curator]:
+    """Those of `data.curators` that change whole batches in training; their options may follow schedules."""
+    named = {f"data.curators.{i}": spec for i, spec in enumerate(recipe.data.curators)}
+    return [maker.made("curator", spec, where) for where, spec in named.items() if _curator(spec, where).of_batches()]
+
+
+def _curator(spec: Component, where: str) -> type[Curator]:
+    cls: Any = plugins.host().catalogue.get("curator", spec.use, where=f"{where}.use").load()
+    return cls  # type: ignore[no-any-return]
 
 
 def _own(data: Mapping[str, Any] | None, part: str) -> Any:

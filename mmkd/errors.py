@@ -7,9 +7,10 @@ from collections.abc import Iterable
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str | None:
-    """The candidate most like `name`, or None where nothing comes close."""
-    matches = difflib.get_close_matches(name, list(candidates), n=1, cutoff=0.5)
-    return matches[0] if matches else None
+    """The candidate most like `name`, whatever the case, or None where nothing comes close."""
+    spelled = {candidate.casefold(): candidate for candidate in candidates}
+    matches = difflib.get_close_matches(name.casefold(), list(spelled), n=1, cutoff=0.5)
+    return spelled[matches[0]] if matches else None
 
 
 class MmkdError(Exception):

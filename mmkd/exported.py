@@ -15,7 +15,7 @@ from torch import nn
 import mmkd
 from mmkd import plugins
 from mmkd.engine import checkpoint
-from mmkd.errors import MmkdError, TrainingError
+from mmkd.errors import GraphError, MmkdError, TrainingError
 from mmkd.graph.node import Node
 from mmkd.graph.training_graph import TrainingGraph
 from mmkd.maker import Maker
@@ -79,17 +79,25 @@ def _licences(graph: TrainingGraph, recipe: Recipe) -> dict[str, str]:
 
 def _node_config(node: Node, spec: NodeSpec) -> dict[str, Any]:
     arguments = spec.arguments
-    config: dict[str, Any] = {"use": spec.use, "inputs": dict(spec.inputs), "constant": node.constant}
+    config: dict[str, Any] = {"use": spec.use, "inputs": _fields(spec.inputs), "constant": node.constant}
     if node.constant:
-        config["fingerprint"] = node.encoder.fingerprint()
+        config["fingerprint"] = None if node.changed else node.encoder.fingerprint()
     elif "pretrained" in arguments and "pretrained" in options(type(node.encoder)):
         arguments["pretrained"] = options(type(node.encoder))["pretrained"].default
     return {**config, "options": arguments}
 
 
+def _fields(inputs: Mapping[str, str]) -> dict[str, str]:
+    """The inputs that are fields of the batch: inner ones belong to training."""
+    return {own: address for own, address in inputs.items() if not own.startswith("/")}
+
+
 def _derived_config(graph: TrainingGraph, specs: Mapping[str, Component], names: Sequence[str]) -> dict[str, Any]:
     used = [name for name in names if name in specs]
-    return {name: {"spec": specs[name].model_dump(), "shapes": graph.widths[name]} for name in used}
+    for name in used:
+        if name not in graph.widths and graph.bound[name].needs_setup:
+            raise GraphError("no loss reads it, so that it is neither set up nor trained", where=f"export: {name}")
+    return {name: {"spec": specs[name].model_dump(), "shapes": graph.widths.get(name, {})} for name in used}
 
 
 def _used(config: Mapping[str, Any]) -> set[str]:

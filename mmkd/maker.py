@@ -17,6 +17,7 @@ from mmkd.graph.node import Node
 from mmkd.graph.scheduled import Scheduled
 from mmkd.graph.term import Term
 from mmkd.graph.value import Address, parse
+from mmkd.graph.weighting import Share, Weighting
 from mmkd.graph.wrap import wrap
 from mmkd.recipe import Average as AverageSpec, Component, LossSpec, Node as NodeSpec, ProjectorSpec
 from mmkd.signature import construct, options, ports
@@ -28,6 +29,8 @@ class Maker:
     def __init__(self, total_steps: int) -> None:
         self.total_steps = total_steps
         self.scheduled: list[Scheduled] = []
+        self.weightings: dict[str, Weighting] = {}
+        """Schedules that have a name, given in the recipe or by the loss that they weigh."""
 
     def make(self, kind: str, spec: Any, where: str) -> Any:
         """A nested component from its map in the recipe."""
@@ -68,10 +71,28 @@ class Maker:
             if parameter is None or parameter.nested:
                 continue
             if isinstance(value, Mapping) and "use" in value:
-                yield name, None, self.make("schedule", value, f"{where}.{name}")
+                yield name, None, self.plain(value, f"{where}.{name}")
             for i, item in enumerate(value if isinstance(value, list) else ()):
                 if isinstance(item, Mapping) and "use" in item:
-                    yield name, i, self.make("schedule", item, f"{where}.{name}.{i}")
+                    yield name, i, self.plain(item, f"{where}.{name}.{i}")
+
+    def plain(self, spec: Any, where: str) -> Schedule:
+        """A schedule that needs nothing but the step, as an option must."""
+        if ports(plugins.host().catalogue.get("schedule", spec["use"], where=f"{where}.use").load()):
+            raise RecipeError(
+                f"an option follows the step alone; {spec['use']} reads values, which only the weight of a loss may",
+                where=where, next=f"mmkd show {spec['use']}",
+            )  # fmt: skip
+        made: Schedule = self.make("schedule", spec, where)
+        return made
+
+    def schedule(self, name: str, spec: Component, where: str) -> Weighting:
+        """A schedule under a name, bound to the values that it reads."""
+        if name in self.weightings:
+            raise RecipeError(f"a schedule is called '{name}' already", where=where, next="name one under schedules:")
+        made = Weighting(**vars(self.bound("schedule", name, spec.use, spec.arguments, where)))
+        self.weightings[name] = made
+        return made
 
     def bound(self, kind: str, name: str, use: str, arguments: Mapping[str, Any], where: str) -> Binding:
         """A component with ports beside its options, bound."""
@@ -92,6 +113,11 @@ class Maker:
         """A network: built by its plugin, or the user's own."""
         if given is not None:
             encoder = given if isinstance(given, Encoder) else wrap(given)
+        elif spec.stage is not None:
+            raise GraphError(
+                f"is what stage '{spec.stage}' exports, which is not here", where=name,
+                next=f"mmkd.distill runs all stages; or pass nodes={{'{name}': network}}",
+            )  # fmt: skip
         elif spec.use is None:
             raise GraphError(
                 "has no 'use' and was not handed in",
@@ -101,18 +127,22 @@ class Maker:
         else:
             encoder = self.component("encoder", spec.use, spec.arguments, name)
         use = "" if given is not None else spec.use or ""
-        return Node(name, encoder, trained, _inputs(name, spec), use=use, cache=spec.cache)
+        return Node(name, encoder, trained, _inputs(name, spec), _inner(name, spec), use=use, cache=spec.cache)
 
     def average(self, name: str, spec: NodeSpec, rule: AverageSpec, student: Node) -> Node:
         """A copy of a student that follows it."""
-        average = Average(rule.of, rule.kind, start=rule.start, every=rule.every)
+        average = Average(
+            rule.of, rule.kind, start=rule.start, every=rule.every,
+            batch_norm=rule.batch_norm, refresh_batches=rule.refresh_batches,
+        )  # fmt: skip
         if isinstance(rule.momentum, Component):
-            schedule = self.made("schedule", rule.momentum, f"{name}.average.momentum")
+            momentum = rule.momentum
+            schedule = self.plain({"use": momentum.use, **momentum.arguments}, f"{name}.average.momentum")
             self.scheduled.append(Scheduled(average, "momentum", schedule))
         else:
             average.momentum = rule.momentum
         encoder, inputs = copy.deepcopy(student.encoder), {**student.inputs, **_inputs(name, spec)}
-        return Node(name, encoder, False, inputs, average, use=student.use)
+        return Node(name, encoder, False, inputs, _inner(name, spec), average, use=student.use)
 
     def projector(self, name: str, spec: ProjectorSpec) -> Binding:
         """A projector with the value whose shape it must produce."""
@@ -132,9 +162,7 @@ class Maker:
     def term(self, name: str, spec: LossSpec) -> Term:
         """A loss with its weight, mask and sample weight."""
         where = f"losses.{name}"
-        weight: float | Schedule = (
-            self.made("schedule", spec.weight, f"{where}.weight") if isinstance(spec.weight, Component) else spec.weight
-        )
+        weight = self.weight(name, spec.weight, f"{where}.weight")
         known = ports(plugins.host().catalogue.get("loss", spec.use, where=f"{where}.use").load())
         arguments = spec.arguments
         ours: dict[str, Address | None] = {"mask": None, "sample_weight": None}
@@ -144,13 +172,33 @@ class Maker:
                 arguments[port] = value  # the loss applies it itself
             elif value is not None:
                 ours[port] = parse(value, f"{where}.{port}")
-        return Term(self.bound("loss", name, spec.use, arguments, where), weight, ours["mask"], ours["sample_weight"])
+        bound = self.bound("loss", name, spec.use, arguments, where)
+        return Term(bound, weight, ours["mask"], ours["sample_weight"], spec.phase or "")
+
+    def weight(self, loss: str, spec: float | str | Component, where: str) -> float | Schedule | Share:
+        """The weight of a loss; a schedule that reads values is called `<loss>_weight`."""
+        if isinstance(spec, str):
+            return Share.parse(spec)
+        if not isinstance(spec, Component):
+            return spec
+        if ports(plugins.host().catalogue.get("schedule", spec.use, where=f"{where}.use").load()):
+            return Share.parse(self.schedule(f"{loss}_weight", spec, where).name)
+        made: Schedule = self.made("schedule", spec, where)
+        return made
+
+
+def _inner(name: str, spec: NodeSpec) -> dict[str, Address]:
+    """The values that modules inside a network are given, by path."""
+    inner = {own: address for own, address in spec.inputs.items() if own.startswith("/")}
+    return {own[1:]: parse(address, f"{name}.inputs.{own}") for own, address in inner.items()}
 
 
 def _inputs(name: str, spec: NodeSpec) -> dict[str, str]:
     """The batch fields that inputs of a network are rebound to."""
     inputs = {}
     for own, address in spec.inputs.items():
+        if own.startswith("/"):
+            continue
         source = parse(address, f"{name}.inputs.{own}")
         if source.node != "batch" or not source.name:
             raise GraphError("inputs are rebound to batch fields", where=f"{name}.inputs.{own}", next="batch.<field>")

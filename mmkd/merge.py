@@ -16,7 +16,11 @@ from mmkd.validation import shown
 
 ALTERNATIVES = {"": (("teacher", "teachers"), ("student", "students")), "train": (("steps", "epochs"),)}
 """Pairs of which a recipe has one, by place: a layer that gives one takes the other away from the layer below."""
-IMPLIED = frozenset({"train", "data", "losses", "projectors", "mixers", "teachers", "students", "baseline", "inputs"})
+SOURCES = ("use", "average", "stage")
+"""Keys that say where a component comes from; a layer that gives another one replaces the component below."""
+IMPLIED = frozenset(
+    {"train", "data", "losses", "projectors", "mixers", "schedules", "teachers", "students", "baseline", "inputs"}
+)
 """Maps that an override may begin."""
 
 
@@ -54,7 +58,8 @@ def merge(base: Mapping[str, Any], patch: Mapping[str, Any], place: str = "") ->
 
     A component whose `use` changes replaces the base's, since options and ports of one mean nothing to another.
     """
-    if "use" in patch and patch["use"] != base.get("use"):
+    source, sources = ([key for key in SOURCES if layer.get(key) is not None] for layer in (patch, base))
+    if source and sources and (source != sources or ("use" in patch and patch["use"] != base["use"])):
         return dict(patch)
     merged = dict(base)
     for pair in ALTERNATIVES.get(place, ()):

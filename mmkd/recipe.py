@@ -14,7 +14,20 @@ from mmkd import yaml
 from mmkd.errors import MmkdError, PluginError, RecipeError
 from mmkd.merge import Layer, blame, flatten, merge, override, plain
 from mmkd.registry import Catalogue
-from mmkd.spec import Average, Component, Data, Evaluation, LossSpec, Name, Node, ProjectorSpec, Spec, Train, check_id
+from mmkd.spec import (
+    Average,
+    Component,
+    Data,
+    Evaluation,
+    LossSpec,
+    Name,
+    Node,
+    ProjectorSpec,
+    Spec,
+    Train,
+    check_id,
+    weighed_by,
+)  # fmt: skip
 from mmkd.validation import explain
 
 __all__ = [
@@ -42,8 +55,12 @@ class Recipe(Spec):
     """Maps from one space to another, by name; the name is the address of the result."""
     mixers: dict[Name, Component] = pydantic.Field(default_factory=dict)
     """Targets built before the losses (of several teachers, the label, the student itself), by name; likewise."""
+    schedules: dict[Name, Component] = pydantic.Field(default_factory=dict)
+    """Schedules that weights of losses name, that read values or learn, by name: `weight: alpha`."""
     losses: dict[Name, LossSpec]
     """Losses by name; each is logged as `<name>_loss`."""
+    procedure: Component | None = None
+    """Training scheme around the graph: stages, generations, blocks; or how a step combines its gradients."""
     data: Data = Data()
     """Datasets, augmentation and batch sizes."""
     train: Train = pydantic.Field(default_factory=Train.model_construct)
@@ -72,9 +89,10 @@ class Recipe(Spec):
                     raise RecipeError(f"'{name}' already names {seen[name]}", where=where, next="choose another name")
                 seen[name] = f"one of the {kind}" if kind != name else f"the {kind}"
         self._check_averages()
+        self._check_schedules()
         for i, name in enumerate(self.export or ()):
-            if name not in seen or name == "batch":
-                exists = [known for known in seen if known != "batch"]
+            if name not in seen or name == "batch" or name in self.schedules:
+                exists = [known for known in seen if known != "batch" and known not in self.schedules]
                 raise RecipeError(f"nothing is called '{name}'", where=f"export.{i}", name=name, exists=exists)
         titles = [evaluation.title for evaluation in self.evaluate]
         for i, title in enumerate(titles):
@@ -96,6 +114,22 @@ class Recipe(Spec):
             if (of := node.average.of) not in students:
                 raise RecipeError(f"'{of}' is no student", where=f"{where}.average.of", name=of, exists=students)
 
+    def _check_schedules(self) -> None:
+        if "main" in self.schedules:
+            raise RecipeError("'main' is the phase of the students", where="schedules.main", next="another name")
+        own = [f"{name}_weight" for name, loss in self.losses.items() if isinstance(loss.weight, Component)]
+        for name, loss in self.losses.items():
+            if isinstance(loss.weight, str) and (named := weighed_by(loss.weight)) not in self.schedules:
+                raise RecipeError(
+                    f"no schedule is called '{named}'", where=f"losses.{name}.weight", name=named,
+                    exists=list(self.schedules), next=f"schedules: {{{named}: {{use: ...}}}}",
+                )  # fmt: skip
+            if loss.phase is not None and loss.phase not in (known := [*self.schedules, *own]):
+                raise RecipeError(
+                    f"no schedule is called '{loss.phase}'", where=f"losses.{name}.phase", name=loss.phase,
+                    exists=known, next="the phase of a loss is the schedule that learns from it",
+                )  # fmt: skip
+
     def place(self, node: str) -> str:
         """Where a network stands in the recipe."""
         several = {**dict.fromkeys(self.teachers, "teachers"), **dict.fromkeys(self.students, "students")}
@@ -112,8 +146,9 @@ class Recipe(Spec):
     def left_open(self) -> list[str]:
         """What must still be given, in a recipe that starts from this one or from Python, before it can run."""
         networks = {**self.student_nodes(), **self.teacher_nodes()}
-        places = [self.place(name) for name, node in networks.items() if node.use is None and node.average is None]
+        places = [self.place(name) for name, node in networks.items() if not (node.use or node.average or node.stage)]
         places += ["data.train"] * (self.data.train is None)
+        places += [f"data.streams.{name}" for name, stream in self.data.streams.items() if stream.dataset is None]
         return places + ["train.steps"] * (self.train.steps is None and self.train.epochs is None)
 
     def built_as(self, node: str) -> Node:
@@ -155,6 +190,7 @@ class Recipe(Spec):
             raise RecipeError("is required", where="baseline.losses", next="losses that need no teacher")
         data = self.to_dict()
         del data["baseline"]
+        data.pop("procedure", None)
         gone = set(self.teacher_nodes())
         data = merge(data, {**self.baseline, "teacher": None, "teachers": None, "losses": None})
         data = {key: value for key, value in data.items() if key not in ("teacher", "teachers")}
@@ -164,18 +200,44 @@ class Recipe(Spec):
         gone |= _orphans(patched, gone)
         for kind in ("projectors", "mixers"):
             data[kind] = {name: spec for name, spec in data.get(kind, {}).items() if name not in gone}
+        for node in [data.get("student") or {}, *data.get("students", {}).values()]:
+            if inputs := node.get("inputs"):
+                node["inputs"] = {own: v for own, v in inputs.items() if own[0] != "/" or not _heads([v]) & gone}
         kept = [not (_heads(e.arguments.values()) & gone) for e in patched.evaluate]
         scored = [{k: v for k, v in e.items() if k != "teacher_score"} for e in data.get("evaluate", [])]
         data["evaluate"] = [e for e, keep in zip(scored, kept, strict=True) if keep]
+        weighed = {weighed_by(loss.weight) for loss in patched.losses.values() if isinstance(loss.weight, str)}
+        data["schedules"] = {name: spec for name, spec in data.get("schedules", {}).items() if name in weighed}
         data["export"] = [name for name in export if name not in gone] or None
         return _validate(data, "baseline.")
 
+    def patched(self, patch: Mapping[str, Any], where: str = "procedure") -> Recipe:
+        """The same recipe with changes, without its procedure and baseline, as a stage of the procedure is.
+
+        `losses` of the patch replace the losses; the rest merges, `null` removes.
+
+        Args:
+            where: place in the recipe that the patch comes from, for errors.
+
+        Raises:
+            RecipeError: what comes of it is no recipe.
+        """
+        data = {key: value for key, value in self.to_dict().items() if key not in ("procedure", "baseline")}
+        for key in patch:
+            if key not in Recipe.model_fields or key == "baseline":
+                exists = [name for name in Recipe.model_fields if name != "baseline"]
+                raise RecipeError(f"no key '{key}' of a stage", where=f"{where}.{key}", name=key, exists=exists)
+        if patch.get("losses"):
+            data.pop("losses", None)
+        return _validate(merge(data, patch), f"{where}.")
+
     def _names(self) -> dict[str, list[str]]:
-        """Names of networks, projectors and mixers by the key that gives them."""
+        """Names of networks, projectors, mixers and schedules by the key that gives them."""
         nodes = {"teacher": self.teacher, "student": self.student}
         single = {name: [name] for name, node in nodes.items() if node is not None}
         several = {"teachers": list(self.teachers), "students": list(self.students)}
-        return {**single, **several, "projectors": list(self.projectors), "mixers": list(self.mixers)}
+        derived = {"projectors": list(self.projectors), "mixers": list(self.mixers)}
+        return {**single, **several, **derived, "schedules": list(self.schedules)}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data that `load_recipe` turns into an equal recipe; defaults are written out."""

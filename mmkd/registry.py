@@ -15,13 +15,31 @@ from typing import TYPE_CHECKING, Any
 from mmkd.errors import PluginError
 from mmkd.isolation import isolated
 
-KINDS = ("encoder", "projector", "mixer", "loss", "schedule", "curator", "metric", "dataset", "recipe")
+KINDS = ("encoder", "projector", "mixer", "loss", "schedule", "curator", "procedure", "metric", "dataset", "recipe")
 """Kinds of component that exist today, in the order in which they are always listed."""
 
 RESERVED = frozenset(
-    {"use", "recipe", "inputs", "like", "weight", "when", "phase", "every", "name", "cache", "average", "teacher_score"}
+    {
+        "stage",
+        "frozen",
+        "use",
+        "recipe",
+        "inputs",
+        "like",
+        "weight",
+        "when",
+        "phase",
+        "every",
+        "name",
+        "cache",
+        "average",
+        "teacher_score",
+    }
 )
 """Keys of a recipe that belong to the host and may name neither option nor port."""
+
+FORMULAS = frozenset({"mixer", "loss", "schedule", "procedure", "metric"})
+"""Kinds whose components are each a formula or an algorithm of their own; a recipe is a preset of such."""
 
 NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
 
@@ -29,7 +47,7 @@ NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
 @dataclass(frozen=True)
 class Entry:
     """One registered component. `target` is a class, or `module:Class` that is imported on first use;
-    for a recipe it is `module:path/to/recipe.yaml`."""
+    for a recipe it is `module:path/to/recipe.yaml`. `paper` holds short names, several of them joined by commas."""
 
     kind: str
     name: str
@@ -44,6 +62,16 @@ class Entry:
     @property
     def id(self) -> str:
         return f"{self.plugin}.{self.name}"
+
+    @property
+    def papers(self) -> tuple[str, ...]:
+        """Short names of the papers that this component is, or is a part, of."""
+        return tuple(filter(None, (name.strip() for name in (self.paper or "").split(","))))
+
+    @property
+    def counts_as(self) -> str | None:
+        """`distinct formula`, or `preset` for a recipe; None for networks, maps, data and what changes them."""
+        return "preset" if self.kind == "recipe" else "distinct formula" if self.kind in FORMULAS else None
 
     @property
     def summary(self) -> str:
@@ -191,6 +219,12 @@ class Registry:
         """Register a component that decides what is trained on (`mmkd.Curator`)."""
         self._add("curator", name, target, paper, url, needs)
 
+    def procedure(
+        self, name: str, target: Any, *, paper: str | None = None, url: str | None = None, needs: Sequence[str] = ()
+    ) -> None:
+        """Register a training scheme around the graph (`mmkd.Procedure`)."""
+        self._add("procedure", name, target, paper, url, needs)
+
     def metric(
         self, name: str, target: Any, *, paper: str | None = None, url: str | None = None, needs: Sequence[str] = ()
     ) -> None:
@@ -222,6 +256,21 @@ class Catalogue:
 
     def select(self, where: Callable[[Entry], bool]) -> list[Entry]:
         return [e for e in self if where(e)]
+
+    def papers(self) -> dict[str, list[Entry]]:
+        """Entries by the short name of their paper, in the order of the alphabet; the case of a name does not count."""
+        named: dict[str, tuple[str, list[Entry]]] = {}
+        for entry in self:
+            for name in entry.papers:
+                named.setdefault(name.casefold(), (name, []))[1].append(entry)
+        return dict(named[key] for key in sorted(named))
+
+    def of_paper(self, name: str) -> list[Entry]:
+        """Entries of the paper with this short name, whatever its case, or an error with the nearest name."""
+        papers = self.papers()
+        if exact := [known for known in papers if known.casefold() == name.strip().casefold()]:
+            return papers[exact[0]]
+        raise PluginError(f"no component is of a paper '{name}'", name=name, exists=papers, next="mmkd list --papers")
 
     def get(self, kind: str, id: str, *, where: str = "") -> Entry:
         """The entry of this kind and id, or an error with the nearest id."""

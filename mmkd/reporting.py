@@ -8,18 +8,16 @@ from typing import Any
 
 from torch import nn
 
-from mmkd.compose import build
 from mmkd.datasets import evaluation
-from mmkd.engine import checkpoint
 from mmkd.errors import MmkdError, RecipeError, TrainingError
 from mmkd.exported import from_pretrained
 from mmkd.graph.training_graph import TrainingGraph
-from mmkd.recipe import Recipe
 from mmkd.report.document import Sight, document
 from mmkd.report.observation import observe
 from mmkd.report.picture import drawing
 from mmkd.report.record import Record, records
-from mmkd.run import seed_everything
+from mmkd.run import arms, restored
+from mmkd.staging import Stages
 
 
 def write_report(
@@ -71,38 +69,26 @@ def _sight(
         return sight
     anywhere = record.recipe.train.model_copy(update={"device": "auto"})  # a report may be made on another machine
     recipe = record.recipe.model_copy(update={"train": anywhere})
-    arms = {"student": (recipe, record.folder)}
-    if (record.folder / "baseline").is_dir() and (plain := recipe.baseline_recipe()) is not None:
-        arms["baseline"] = plain, record.folder / "baseline"
-    for arm, (spec, home) in arms.items():
+    for arm, stages in arms(recipe, record.folder, nodes, data).items():
+        if arm != "student" and not (record.folder / arm).is_dir():
+            continue
         try:
-            graph = _restored(spec, home, arm, sight, nodes, data)
+            graph = _graph(stages, arm, sight)
             if graph.terms and arm == "student":
                 sight.picture = drawing(graph).decode()
-            sight.arms[arm] = observe(graph, evaluation(spec, data), samples)
+            sight.arms[arm] = observe(graph, evaluation(stages.last.recipe, data), samples)
         except Exception as error:  # a plugin may raise anything, and a report of the rest is worth having
             sight.notes.append(f"The {arm} was not run: {_said(error)}")
     return sight
 
 
-def _restored(
-    recipe: Recipe, home: Path, arm: str, sight: Sight,
-    nodes: Mapping[str, nn.Module] | None, data: Mapping[str, Any] | None,
-) -> TrainingGraph:  # fmt: skip
+def _graph(stages: Stages, arm: str, sight: Sight) -> TrainingGraph:
     """The graph at the last checkpoint, or, where that cannot be had, the exported model."""
-    found = checkpoint.checkpoints(home)
-    known = recipe.teacher_nodes().keys() | recipe.student_nodes().keys()
-    own = {name: network for name, network in (nodes or {}).items() if name in known}  # a baseline has no teacher
     try:
-        if not found:
-            raise TrainingError("there is no checkpoint")
-        seed_everything(recipe.train.seed)  # a teacher without weights of its own is the run's again
-        graph = build(recipe, nodes=own, data=data)
-        checkpoint.restore(found[-1], graph, {})
-        return graph
+        return restored(stages)
     except Exception as error:
         try:
-            graph = from_pretrained(home, nodes=own)
+            graph = from_pretrained(stages.home(stages.last), nodes=stages.nodes)
         except MmkdError:
             raise error from None
         sight.notes.append(f"The {arm} is shown as exported, without its training graph: {_said(error)}")

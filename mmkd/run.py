@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import platform
 import random
@@ -17,17 +16,20 @@ import torch
 from torch import nn
 
 from mmkd import plugins
-from mmkd.compose import build
 from mmkd.datasets import evaluation, streams
 from mmkd.diagnosis.preflight import clear
 from mmkd.engine import checkpoint
+from mmkd.engine.batch_norm import refresh, stale
 from mmkd.engine.evaluation import Scores
 from mmkd.engine.loop import Outcome, run
 from mmkd.errors import RecipeError, TrainingError
 from mmkd.exported import describe, write
 from mmkd.graph.plan import located
+from mmkd.graph.training_graph import TrainingGraph
+from mmkd.procedure import Stage
 from mmkd.recipe import Recipe, blaming, load_recipe
 from mmkd.report.card import card
+from mmkd.staging import Stages
 
 
 def distill(
@@ -73,24 +75,72 @@ def _distill(
     folder = Path(output_dir or Path("runs") / (recipe.name or "run"))
     if folder.exists() and any(folder.iterdir()):
         _check_resumable(folder, recipe, resume)
-    arms: dict[str, Recipe] = {"student": recipe}
-    if baseline and (plain := recipe.baseline_recipe()) is not None:
-        arms["baseline"] = plain
-        with located("baseline"):  # a baseline that cannot be built is found before the students are trained
-            build(plain, nodes=_own(plain, recipe, nodes), data=data)
-    if preflight:
-        clear(recipe, nodes, data)
+    trained = arms(recipe, folder, nodes, data, baseline=baseline)
+    _check_all(trained, preflight)
     results: dict[str, Any] = {}
-    for name, arm in arms.items():
-        outcome = _arm(arm, recipe, folder, name, resume, _own(arm, recipe, nodes), data)
+    for name, stages in trained.items():
+        outcomes = _arm(stages, recipe, folder, name, resume)
+        *earlier, (_, outcome) = outcomes.items()
         results |= _teachers(recipe, outcome.teachers)
-        results[name] = {"scores": outcome.scores, "best": outcome.best, "seconds": round(outcome.seconds, 2)}
+        results[name] = _told(outcome)
+        if earlier:
+            key = "stages" if name == "student" else f"{name}_stages"
+            results[key] = {stage: {**_told(one), "steps": one.steps} for stage, one in earlier}
         results["steps"] = outcome.steps
     results["versions"] = _versions()
     checkpoint.write_json(folder / "results.json", results)
-    for name, arm in arms.items():
-        describe(_home(folder, name) / "student", card(arm, results, name))
+    for name, stages in trained.items():
+        describe(stages.home(stages.last) / "student", card(stages.last.recipe, results, name))
     return results
+
+
+def arms(
+    recipe: Recipe, folder: Path, nodes: Mapping[str, nn.Module] | None, data: Mapping[str, Any] | None, *,
+    baseline: bool = True,
+) -> dict[str, Stages]:  # fmt: skip
+    """What a run trains, each in its folder: the students, and the same without teachers where there is a baseline."""
+    found = {"student": Stages(recipe, nodes, data, folder)}
+    if baseline and (plain := recipe.baseline_recipe()) is not None:
+        gone = recipe.teacher_nodes().keys() - plain.teacher_nodes().keys()
+        left = {name: network for name, network in (nodes or {}).items() if name not in gone}
+        found["baseline"] = Stages(plain, left, data, folder / "baseline")
+    return found
+
+
+def restored(stages: Stages) -> TrainingGraph:
+    """The graph of an arm at its last checkpoint.
+
+    Raises:
+        TrainingError: there is none, or it is of another graph.
+    """
+    found = checkpoint.checkpoints(stages.home(stages.last))
+    if not found:
+        raise TrainingError("there is no checkpoint", where=str(stages.folder), next="mmkd distill RECIPE --resume")
+    seed_everything(stages.last.recipe.train.seed)  # a teacher without weights of its own is the run's again
+    graph = stages.build(stages.last)
+    checkpoint.restore(found[-1], graph, {})
+    if stale(graph):
+        refresh(graph, streams(stages.last.recipe, graph.plan, stages.data)[0])
+    return graph
+
+
+def _check_all(trained: Mapping[str, Stages], preflight: bool) -> None:
+    """Find before the first step whatever cannot be built, and what the preflight finds."""
+    for name, stages in trained.items():
+        begun = Stages(stages.recipe, stages.nodes, stages.data)
+        if name != "student":
+            with located(name):
+                begun.build(begun.last)
+        elif len(begun) > 1:
+            for stage in begun:
+                begun.build(stage)
+        if preflight and name == "student":
+            for stage in begun:
+                clear(stage.recipe, begun.given(stage), stages.data)
+
+
+def _told(outcome: Outcome) -> dict[str, Any]:
+    return {"scores": outcome.scores, "best": outcome.best, "seconds": round(outcome.seconds, 2)}
 
 
 def _teachers(recipe: Recipe, scores: Mapping[str, Scores]) -> dict[str, Any]:
@@ -99,46 +149,52 @@ def _teachers(recipe: Recipe, scores: Mapping[str, Scores]) -> dict[str, Any]:
     return arms if recipe.teacher is not None or not arms else {"teachers": arms}
 
 
-def _own(arm: Recipe, recipe: Recipe, nodes: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
-    """Copies of the networks that were handed in and that this arm still has: each arm starts from the same weights."""
-    gone = recipe.teacher_nodes().keys() - arm.teacher_nodes().keys()
-    return {name: copy.deepcopy(network) for name, network in nodes.items() if name not in gone}
-
-
-def _arm(
-    arm: Recipe, recipe: Recipe, folder: Path, name: str, resume: bool,
-    nodes: Mapping[str, nn.Module], data: Mapping[str, Any] | None,
-) -> Outcome:  # fmt: skip
+def _arm(stages: Stages, recipe: Recipe, folder: Path, name: str, resume: bool) -> dict[str, Outcome]:
+    """Train the stages of an arm, one after the other; those that have ended are not trained again."""
     if threads := os.environ.get("MMKD_THREADS"):
         torch.set_num_threads(int(threads))
-    seed_everything(arm.train.seed)
-    graph = build(arm, nodes=nodes, data=data)
-    judge = evaluation(arm, data)
-    judge.check(graph)
-    home = _home(folder, name)
+    home = stages.home(stages.last)
     made = not home.exists() or not any(home.iterdir())
-    home.mkdir(parents=True, exist_ok=True)
+    outcomes: dict[str, Outcome] = {}
     try:
-        if name == "student":
-            (folder / "recipe.yaml").write_text(recipe.to_yaml())
-            provenance = {"versions": _versions(), "plugins": _plugins(), "decided": graph.decided}
-            provenance["machine"] = _machine(graph.device)
-            checkpoint.write_json(folder / "provenance.json", provenance)
-        outcome = run(
-            graph, arm, streams(arm, graph.plan, data), judge, home, resume=resume, title=name,
-            on_best=lambda scores: write(graph, arm, home / "best", card(arm, {name: {"scores": scores}}, name)),
-        )  # fmt: skip
-        write(graph, arm, home / "student", card(arm, {name: {"scores": outcome.scores}}, name))
+        for stage in stages:
+            title = f"{name}: {stage.name}" if len(stages) > 1 else name
+            ended = stages.finished(stage) if stage is not stages.last else None
+            outcomes[stage.name] = ended or _stage(stages, stage, recipe, folder, name, title, resume)
     except BaseException:
-        log = home / "log.jsonl"
-        if made and not checkpoint.checkpoints(home) and not (log.is_file() and log.stat().st_size):
+        if made and not _stepped(home):
             shutil.rmtree(home, ignore_errors=True)  # it never took a step: leave nothing behind
         raise
+    return outcomes
+
+
+def _stepped(home: Path) -> bool:
+    """Whether a run, or a stage of it, has left a checkpoint or a line in its log."""
+    return any(log.stat().st_size for log in home.rglob("log.jsonl")) or any(home.rglob("checkpoint-*"))
+
+
+def _stage(stages: Stages, stage: Stage, recipe: Recipe, folder: Path, name: str, title: str, resume: bool) -> Outcome:
+    arm, data = stage.recipe, stages.data
+    seed_everything(arm.train.seed)
+    graph = stages.build(stage)
+    judge = evaluation(arm, data)
+    judge.check(graph)
+    home = stages.home(stage)
+    home.mkdir(parents=True, exist_ok=True)
+    if name == "student" and not (folder / "recipe.yaml").is_file():
+        (folder / "recipe.yaml").write_text(recipe.to_yaml())
+        provenance = {"versions": _versions(), "plugins": _plugins(), "decided": graph.decided}
+        provenance["machine"] = _machine(graph.device)
+        checkpoint.write_json(folder / "provenance.json", provenance)
+    whole = stages.resolved(stage)
+    outcome = run(
+        graph, arm, streams(arm, graph.plan, data), judge, home, resume=resume, title=title,
+        on_best=lambda scores: write(graph, whole, home / "best", card(arm, {name: {"scores": scores}}, name)),
+    )  # fmt: skip
+    write(graph, whole, home / "student", card(arm, {name: {"scores": outcome.scores}}, name))
+    if stage is not stages.last:
+        stages.finish(stage, outcome)
     return outcome
-
-
-def _home(folder: Path, name: str) -> Path:
-    return folder if name == "student" else folder / name
 
 
 def _check_resumable(folder: Path, recipe: Recipe, resume: bool) -> None:
@@ -179,16 +235,12 @@ def evaluate(
     recipe = load_recipe(folder / "recipe.yaml")
     if not checkpoint.checkpoints(folder):
         raise TrainingError("has no checkpoint", where=str(folder), next="mmkd distill RECIPE --resume")
-    arms = {"student": recipe, "baseline": recipe.baseline_recipe()}
     results: dict[str, Any] = {}
-    for name, arm in arms.items():
-        found = checkpoint.checkpoints(_home(folder, name))
-        if arm is None or not found:
+    for name, stages in arms(recipe, folder, nodes, data).items():
+        if not checkpoint.checkpoints(stages.home(stages.last)):
             continue
-        seed_everything(arm.train.seed)  # a teacher without weights of its own is the run's again
-        graph = build(arm, nodes=_own(arm, recipe, nodes or {}), data=data)
-        checkpoint.restore(found[-1], graph, {})
-        students, teachers = evaluation(arm, data)(graph, graph.steps, graph.steps)
+        graph = restored(stages)
+        students, teachers = evaluation(stages.last.recipe, data)(graph, graph.steps, graph.steps)
         results |= {**_teachers(recipe, teachers), name: {"scores": students}}
     return results
 

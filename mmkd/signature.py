@@ -12,11 +12,11 @@ from typing import Any
 
 import pydantic
 
-from mmkd.components import BASES, kind_of
+from mmkd.components import BASES, Schedule, kind_of
 from mmkd.errors import MmkdError, PluginError, RecipeError
 from mmkd.registry import RESERVED
 
-SHARED_PORTS = ("loss", "projector", "mixer", "metric")
+SHARED_PORTS = ("loss", "projector", "mixer", "schedule", "metric")
 """Kinds whose ports are written beside their options, so that the two may not share a name."""
 
 
@@ -62,9 +62,11 @@ def options(cls: type) -> dict[str, Parameter]:
 
 
 def ports(cls: type) -> dict[str, Parameter]:
-    """Parameters of `forward`, by name."""
+    """Parameters of `forward`, by name; `step` and `total` of a schedule are the host's."""
     forward = getattr(cls, "forward", None)
-    return _parameters(forward) if forward is not None else {}
+    found = _parameters(forward) if forward is not None else {}
+    clock = ("step", "total") if issubclass(cls, Schedule) else ()
+    return {name: port for name, port in found.items() if name not in clock}
 
 
 def _parameters(function: Callable[..., Any]) -> dict[str, Parameter]:

@@ -29,6 +29,18 @@ def check_name(value: str) -> str:
     return value
 
 
+def check_share(value: str) -> str:
+    """The weight that a schedule gives, or a ValueError that says how it is written."""
+    if not re.fullmatch(r"(1\s*-\s*)?[a-z][a-z0-9_]*", value):
+        raise ValueError("a weight is a number, a schedule's map, or the name of a schedule ('alpha', '1 - alpha')")
+    return value
+
+
+def weighed_by(share: str) -> str:
+    """The schedule that a weight names: `alpha` of `1 - alpha`."""
+    return share.rpartition("-")[2].strip()
+
+
 Id = Annotated[str, AfterValidator(check_id)]
 Name = Annotated[str, AfterValidator(check_name)]
 Count = Annotated[int, Field(ge=1)]
@@ -78,11 +90,23 @@ class Component(Spec):
         return dict(self.__pydantic_extra__ or {})
 
 
+def _number_or_schedule(value: Any) -> str:
+    return "schedule" if isinstance(value, Mapping | Component) else "number"
+
+
 Number = Annotated[
     Annotated[Finite, Tag("number")] | Annotated[Component, Tag("schedule")],
-    Discriminator(lambda value: "schedule" if isinstance(value, Mapping | Component) else "number"),
+    Discriminator(_number_or_schedule),
 ]
 """A finite number, or a schedule that gives it: `{use: core.cosine, start: 1.0, end: 0.1}`."""
+
+Share = Annotated[str, AfterValidator(check_share)]
+
+Weight = Annotated[
+    Annotated[Finite, Tag("number")] | Annotated[Component, Tag("schedule")] | Annotated[Share, Tag("name")],
+    Discriminator(lambda value: "name" if isinstance(value, str) else _number_or_schedule(value)),
+]
+"""A number, a schedule, or one of the `schedules` by name: `alpha`, `1 - alpha`."""
 
 Components = Annotated[
     Annotated[Component, Tag("one")] | Annotated[dict[Name, Component], Tag("several")],
@@ -104,6 +128,11 @@ class Average(Spec):
     """Optimiser steps during which the average is a plain copy of the student."""
     every: Count = 1
     """Optimiser steps from one update to the next."""
+    batch_norm: Literal["average", "refresh"] = "average"
+    """BatchNorm's statistics at evaluation and export: `average`, those of the student averaged like its weights; or
+    `refresh`, those of the averaged weights themselves, taken over `refresh_batches`."""
+    refresh_batches: Count = 100
+    """Training batches that a refresh reads, or the whole training set where that has fewer."""
 
     @pydantic.model_validator(mode="after")
     def _within_bounds(self) -> Average:
@@ -111,10 +140,13 @@ class Average(Spec):
             raise ValueError(f"momentum must be from 0 to 1, not {self.momentum}")
         if self.kind == "uniform" and "momentum" in self.model_fields_set:
             raise ValueError("a uniform average has no momentum")
+        if self.batch_norm == "average" and "refresh_batches" in self.model_fields_set:
+            raise ValueError("refresh_batches belongs to batch_norm: refresh")
         return self
 
     def _absent(self) -> set[str]:
-        return super()._absent() | ({"momentum"} if self.kind == "uniform" else set())
+        absent = super()._absent() | ({"momentum"} if self.kind == "uniform" else set())
+        return absent | ({"batch_norm", "refresh_batches"} if self.batch_norm == "average" else set())
 
 
 class Node(Spec):
@@ -125,22 +157,36 @@ class Node(Spec):
     use: Id | None = None
     """Id of the encoder; without it the network is handed in from Python, `nodes={"teacher": ...}`."""
     inputs: dict[str, str] = {}
-    """Batch fields that the encoder's ports read instead of those of their own name: `image: batch.thermal`."""
+    """Batch fields that the encoder's ports read instead of those of their own name: `image: batch.thermal`. And inner
+    inputs: values that modules of the network are given while losses are computed, in place of what the module before
+    gives (`/layer2: up`); evaluation and export take none."""
     cache: Literal["memory", "fixed"] | None = None
     """Compute the outputs of this constant network once over the un-augmented training set and keep them: `memory`
     where no curator changes what it reads, `fixed` to let it see every sample as it is whatever the others see."""
     average: Average | None = None
     """Instead of `use`: this network is the running average of a student (mean teacher, averaged weights)."""
+    stage: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)?$")] | None = None
+    """Instead of `use`: this network is what an earlier stage of the procedure exported; `STAGE.NETWORK` where that
+    exports several."""
+    frozen: bool = False
+    """A student that is not trained: one whose projectors are, in a stage of a procedure."""
 
     @pydantic.model_validator(mode="after")
     def _own_or_averaged(self) -> Node:
+        if self.stage is not None and (own := [*(["use"] if self.use else []), *self.arguments]):
+            raise ValueError(f"a network of stage '{self.stage}' is as it was exported and takes no {', '.join(own)}")
         if self.average is None:
             return self
+        if self.stage is not None:
+            raise ValueError("a network is the average of a student or comes from a stage, not both")
         if self.cache is not None:
             raise ValueError("an averaged network changes at every step, so that none of its outputs can be remembered")
         if own := [*(["use"] if self.use else []), *self.arguments]:
             raise ValueError(f"an averaged network is a copy of '{self.average.of}' and takes no {', '.join(own)}")
         return self
+
+    def _absent(self) -> set[str]:
+        return super()._absent() | ({"frozen"} if not self.frozen else set())
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -158,8 +204,10 @@ class ProjectorSpec(Component):
 class LossSpec(Component):
     """A loss, its ports and its options."""
 
-    weight: Number = 1.0
-    """Factor in front of the loss: a number or a schedule."""
+    weight: Weight = 1.0
+    """Factor in front of the loss: a number, a schedule, or the name of one of `schedules` (`alpha`, `1 - alpha`)."""
+    phase: Name | None = None
+    """The schedule that learns from this loss; it counts in that schedule's phase alone."""
     mask: str | None = None
     """Value that is true where a sample or token counts."""
     sample_weight: str | None = None

@@ -54,11 +54,31 @@ def test_json_is_alone_on_stdout(site: Any) -> None:
 def test_list_by_kind_and_paper(site: Any) -> None:
     site.install("healthy")
     assert {row["kind"] for row in site.json("list", "metric")} == {"metric"}
-    assert [row["id"] for row in site.json("list", "--paper", "gap pap")] == ["healthy.gap"]
-    done = site.mmkd("list", "--paper", "no such paper")
+    (row,) = site.json("list", "--paper", "gap PAPER")
+    assert (row["kind"], row["id"], row["paper"]) == ("loss", "healthy.gap", "Gap Paper")
+    done = site.mmkd("list", "mixer", "--paper", "gap paper")
     assert (done.returncode, done.stdout) == (0, "")
     assert "nothing to list" in done.stderr
-    assert site.json("list", "--paper", "no such paper") == []
+
+
+@pytest.mark.parametrize(("asked", "meant"), [("nd2", "ND"), ("understanding", "Understanding-KD"), ("wcrod", "WCoRD")])
+def test_a_paper_is_called_by_its_whole_name(asked: str, meant: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _main("list", "--paper", asked) == 1
+    said = capsys.readouterr().err
+    assert f"no component is of a paper '{asked}'; did you mean '{meant}'?" in said
+    assert "next: mmkd list --papers" in said
+
+
+def test_papers_are_listed_with_what_is_a_formula_and_what_a_preset(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _main("list", "--papers", "--json") == 0
+    papers = {row["paper"]: row["components"] for row in json.loads(capsys.readouterr().out)}
+    assert {"kind": "loss", "id": "core.nd", "counts_as": "distinct formula"} in papers["ND"]
+    assert {"kind": "recipe", "id": "core.dml", "counts_as": "preset"} in papers["DML"]
+    assert {"kind": "projector", "id": "core.branch", "counts_as": None} in papers["OFA-KD"]
+    assert list(papers) == sorted(papers, key=str.casefold)
+    assert _main("list", "recipe", "--papers") == 0
+    shown = capsys.readouterr().out
+    assert "recipe core.dml" in shown and "core.nd," not in shown
 
 
 def test_list_points_at_broken_plugins(site: Any) -> None:
@@ -76,6 +96,7 @@ def test_show_tells_all(site: Any) -> None:
         "distribution": "mmkd-healthy",
         "version": "1.0",
         "paper": "Gap Paper",
+        "counts_as": "distinct formula",
         "summary": "Absolute gap between student and teacher.",
         "url": "https://example.org/gap",
         "needs": [],

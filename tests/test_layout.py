@@ -14,13 +14,13 @@ ROOT = Path(__file__).parent.parent
 LAYERS = (
     {
         "mmkd.errors", "mmkd.hookspecs", "mmkd.isolation", "mmkd.registry", "mmkd.discovery", "mmkd.plugins",
-        "mmkd.components", "mmkd.rows", "mmkd.signature", "mmkd.yaml", "mmkd.merge", "mmkd.validation", "mmkd.spec",
+        "mmkd.components", "mmkd.procedure", "mmkd.rows", "mmkd.signature", "mmkd.yaml", "mmkd.merge", "mmkd.validation", "mmkd.spec",
         "mmkd.recipe",
     },
     {"mmkd.graph"},
     {"mmkd.engine", "mmkd.report"},
     {
-        "mmkd", "mmkd.maker", "mmkd.datasets", "mmkd.compose", "mmkd.run", "mmkd.exported", "mmkd.formats",
+        "mmkd", "mmkd.maker", "mmkd.datasets", "mmkd.compose", "mmkd.staging", "mmkd.run", "mmkd.exported", "mmkd.formats",
         "mmkd.local", "mmkd.reporting", "mmkd.diagnosis",
     },
     {"mmkd.library", "mmkd.testing", "mmkd.cli", "mmkd.plugin_commands", "mmkd.__main__"},

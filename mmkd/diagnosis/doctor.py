@@ -40,6 +40,7 @@ from mmkd.errors import MmkdError
 from mmkd.graph.collate import Collator, Prepared, to_device
 from mmkd.graph.plan import preserved
 from mmkd.recipe import Recipe, load_recipe
+from mmkd.staging import Stages
 
 CHECKS: dict[str, Callable[[Examination], Iterator[Finding]]] = {
     module.__name__.rpartition(".")[2]: module.check
@@ -80,7 +81,18 @@ def doctor(
     except MmkdError as error:
         return Diagnosis([_finding(error, "recipe")])
     folder = Path(pictures) if pictures is not None else None
-    return diagnose(loaded, nodes or {}, data, folder=folder, thorough=True)
+    found: list[Finding] = []
+    measured: dict[str, Any] = {}
+    try:
+        stages = Stages(loaded, nodes, data)
+        for stage in stages:
+            diagnosis = diagnose(stage.recipe, stages.given(stage), data, folder=folder, thorough=True)
+            place = f"stage '{stage.name}': " if len(stages) > 1 else ""
+            found += [replace(finding, where=place + finding.where) for finding in diagnosis.findings]
+            measured = diagnosis.measured
+    except MmkdError as error:
+        found.append(_finding(error, "build"))
+    return Diagnosis(_sorted(found), measured)
 
 
 def diagnose(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from mmkd.components import Dataset, Sample
 from mmkd.errors import MmkdError
+from mmkd.graph.binding import Binding
 from mmkd.graph.node import Node
 from mmkd.graph.plan import preserved
 from mmkd.graph.term import Term
@@ -60,8 +61,8 @@ class Examination:
         return [node for node in self.graph.roles.values() if node.trained]
 
     def constants(self) -> list[Node]:
-        """The networks that are not trained and that some loss reads."""
-        read = {run.node.name for run in self.graph.plan.runs}
+        """The networks that are not trained, that some loss reads and that take no inner inputs."""
+        read = {run.node.name for run in self.graph.plan.runs if not run.inner}
         return [node for node in self.graph.roles.values() if node.constant and node.name in read]
 
     def origins(self, address: Address) -> set[str]:
@@ -84,13 +85,15 @@ class Examination:
         with self.graph._autocast():
             with self._noting("data.train"):
                 values |= plan.read(self.batch)
-            for run in plan.runs:
-                with self._noting(self.place(run.node.name)):
-                    run(self.batch, values)
-            for binding in plan.derived:
-                with self._noting(binding.where):
-                    values[binding.name] = binding.value(values)
+            for step in plan.steps:
+                with self._noting(step.where if isinstance(step, Binding) else self.place(step.node.name)):
+                    plan.take(step, self.batch, values)
         return values
+
+    @property
+    def addressed(self) -> dict[str, Tensor]:
+        """The values as most losses read them, by address."""
+        return {key: value for key, value in self.values.items() if not key.endswith(")")}
 
     @cached_property
     def losses(self) -> dict[str, Tensor]:

@@ -54,7 +54,7 @@ class Evaluation:
             plan = Plan(graph.roles, graph.bound, measure.binding.readers())
             plan.close()
             for binding in plan.derived:
-                if binding.name not in graph.widths:
+                if binding.name not in graph.widths and binding.needs_setup:
                     raise GraphError(
                         f"no loss reads '{binding.name}', so that it is neither set up nor trained",
                         where=measure.binding.where,

@@ -12,6 +12,7 @@ from typing import Any
 from mmkd import plugins
 from mmkd.engine import checkpoint
 from mmkd.engine.bad_samples import BadSamples
+from mmkd.engine.batch_norm import refresh, refreshed
 from mmkd.engine.data import batches
 from mmkd.engine.evaluation import Evaluation, Scores, first_number
 from mmkd.engine.guard import Guard
@@ -59,7 +60,7 @@ def run(
     state: dict[str, Any] = {"best": None, "seconds": 0.0}
     with Reporter(folder / "log.jsonl", title) as report:
         cached = [name for name, node in {**recipe.student_nodes(), **recipe.teacher_nodes()}.items() if node.cache]
-        remember(graph, cached, main.dataset, main.views[""], report.progress, skip=main.skip)
+        remember(graph, cached, main.dataset, [*main.views[""], *graph.curators], report.progress, skip=main.skip)
         if resume and (found := checkpoint.checkpoints(folder)):
             state = checkpoint.restore(found[-1], graph, made)
             report.say(f"resumed from {found[-1]}")
@@ -90,9 +91,10 @@ def run(
                 report.step(step, total, {**numbers, "lr": rate, "samples_per_second": round(speed, 1)}, speed)
             if evaluation.due(step, total):
                 guard.drain()
-                scores, _ = evaluation(graph, step, total)
-                report.write({"step": step, "scores": scores})
-                state["best"] = _best(state["best"], scores, step, on_best)
+                with refreshed(graph, streams[0]):
+                    scores, _ = evaluation(graph, step, total)
+                    report.write({"step": step, "scores": scores})
+                    state["best"] = _best(state["best"], scores, step, on_best)
                 graph.train()
             if step == total or (train.checkpoint_every and step % train.checkpoint_every == 0):
                 guard.drain()
@@ -103,6 +105,7 @@ def run(
             report.say(f"attention: {graph.attention}")
         if bad:
             report.say(f"{len(bad)} bad samples were skipped; {bad.path} lists them")
+        refresh(graph, streams[0])
         scores, teachers = evaluation(graph, total, total)
         state["best"] = _best(state["best"], scores, total, on_best)
     return Outcome(scores, state["best"] or {}, graph.steps, time.monotonic() - started, teachers)

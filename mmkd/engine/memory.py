@@ -46,9 +46,11 @@ def remember(
         with node.encoder.reading(wanted.get(name)):
             reads = _fields_read(dataset, node.encoder.transform, node.inputs, skip)
         fixed = node.cache == "fixed"
-        changed = {field for curator in curators if curator.partners or not fixed for field in curator.fields & reads}
+        changed = {field for curator in curators if not (fixed and _keeps(curator)) for field in curator.fields & reads}
         if changed:
-            do, or_else = ("mix", "") if fixed else ("change", ", or cache: fixed, which shows it samples as they are")
+            written = any(curator.of_batches() and curator.fields & reads for curator in curators)
+            do = "mix" if fixed and not written else "change"
+            or_else = "" if fixed or written else ", or cache: fixed, which shows it samples as they are"
             raise RecipeError(
                 f"curators {do} {sorted(changed)}, which '{name}' reads", where=f"{name}.cache",
                 next=f"remove `cache` or the curator{or_else}",
@@ -67,6 +69,11 @@ def remember(
                 rows[key] = len(rows)
             progress(f"remembering {name}", len(rows), len(dataset))
         node.table = MemoryTable(rows, {key: torch.cat([p[key] for p in parts]) for key in parts[0]})
+
+
+def _keeps(curator: Curator) -> bool:
+    """Whether a sample that it changed still has the outputs that are remembered of it as it was."""
+    return not curator.partners and not curator.of_batches()
 
 
 def _fields_read(dataset: Dataset, transform: Callable[[Any], Any], inputs: Mapping[str, str], skip: bool) -> set[str]:

@@ -14,10 +14,13 @@ from mmkd.recipe import Train
 
 
 def optimizers(graph: TrainingGraph, train: Train) -> dict[str, Optimizer]:
-    """One optimiser per phase of the graph, by its name: the recipe's for `main`, Adam for critics."""
+    """One optimiser per phase of the graph, by its name: Adam for critics, the procedure's or `train`'s for `main`."""
     made: dict[str, Optimizer] = {}
     for phase in graph.phases:
-        if phase.lr is not None:
+        own = graph.procedure.optimizer(phase.parameters, train) if graph.procedure and phase.name == "main" else None
+        if own is not None:
+            made[phase.name] = own
+        elif phase.lr is not None:
             made[phase.name] = torch.optim.Adam(phase.parameters, lr=phase.lr, fused=True)
         elif train.optimizer == "adamw":
             groups = _groups(phase.parameters, train.weight_decay)

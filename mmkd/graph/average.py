@@ -17,7 +17,8 @@ class Average(nn.Module):
     `uniform`: the arithmetic mean of the student's weights (averaged weights: Izmailov et al., 2018).
 
     Everything of floating point is averaged, BatchNorm's statistics included; counters are copied. The network itself
-    runs in evaluation mode and without gradient.
+    runs in evaluation mode and without gradient. Averaged statistics are not those of averaged weights: `refresh` has
+    the engine take them anew before it evaluates and exports; in between, and for losses, they are averages.
 
     Args:
         of: name of the network that is followed.
@@ -25,6 +26,8 @@ class Average(nn.Module):
         momentum: share of itself that an `ema` keeps; may follow a schedule.
         start: updates before this step copy the student, so that the average begins there.
         every: steps from one update to the next.
+        batch_norm: where the statistics of BatchNorm come from at use, `average` or `refresh`.
+        refresh_batches: training batches that a refresh reads, or the whole training set where that has fewer.
 
     Raises:
         GraphError: the momentum is not from 0 to 1.
@@ -40,9 +43,12 @@ class Average(nn.Module):
         momentum: float = 0.999,
         start: int = 0,
         every: int = 1,
+        batch_norm: Literal["average", "refresh"] = "average",
+        refresh_batches: int = 100,
     ) -> None:
         super().__init__()
         self.of, self.kind, self.momentum, self.start, self.every = of, kind, momentum, start, every
+        self.batch_norm, self.refresh_batches = batch_norm, refresh_batches
         self.register_buffer("taken", torch.zeros((), dtype=torch.int64))
 
     @torch.no_grad()

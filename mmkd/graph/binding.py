@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mmkd.components import Mixer, kind_of
+from mmkd.components import Mixer, Part, kind_of
 from mmkd.errors import GraphError
 from mmkd.graph.value import Address, parse
 from mmkd.signature import ports
@@ -33,6 +34,12 @@ class Binding:
     use: str = ""
     """Id of the component; empty where it was made by hand."""
 
+    @property
+    def needs_setup(self) -> bool:
+        """Whether the component is not ready before its `setup`, or has something to train."""
+        module = self.module
+        return type(module).setup is not Part.setup or any(True for _ in module.parameters())
+
     def readers(self) -> Iterator[tuple[Address, str]]:
         """Each address with its place in the recipe."""
         for port, bound in self.ports.items():
@@ -43,6 +50,11 @@ class Binding:
         """The addresses of `like`, likewise."""
         like = self.like if isinstance(self.like, list) else [self.like]
         yield from ((address, f"{self.where}.like") for address in like if address is not None)
+
+    @cached_property
+    def needs_graph(self) -> bool:
+        """Whether the component differentiates one of its values in another."""
+        return any(address.graph for address, _ in self.readers())
 
     def arguments(
         self, values: Mapping[str, Tensor], *, float32: bool = False, detached: bool = False
@@ -55,25 +67,61 @@ class Binding:
             for port, bound in self.ports.items()
         }
 
+    def call(self, arguments: Mapping[str, Any]) -> Tensor:
+        """What the component makes of its arguments.
+
+        Raises:
+            GraphError: it differentiates in a value that has no graph.
+        """
+        try:
+            if not self.needs_graph:
+                return self.module(**arguments)  # type: ignore[no-any-return]
+            with torch.enable_grad():
+                made: Tensor = self.module(**arguments)
+        except RuntimeError as error:
+            if (what := undeclared(error, self.module)) is None:
+                raise
+            raise GraphError(
+                what, where=self.where, name="needs_graph",
+                next="declare the ports that it differentiates, and differentiates in: "
+                "needs_graph = frozenset({...}); bind them to a network's output and a tap of the same pass",
+            ) from error  # fmt: skip
+        return made if torch.is_grad_enabled() else made.detach()
+
     def value(self, values: Mapping[str, Tensor]) -> Tensor:
         """What a projector or mixer makes of the values."""
-        made: Tensor = self.module(**self.arguments(values, float32=isinstance(self.module, Mixer)))
-        return made
+        return self.call(self.arguments(values, float32=isinstance(self.module, Mixer)))
 
     def shapes(self, values: Mapping[str, Tensor]) -> dict[str, Any]:
         """What `setup` is called with."""
         bound = self.ports if self.like is None else {**self.ports, "like": self.like}
         return {
-            port: [values[a.key].shape for a in each] if isinstance(each, list) else values[each.key].shape
+            port: [_shape(values, a, port) for a in each] if isinstance(each, list) else _shape(values, each, port)
             for port, each in bound.items()
         }
 
 
+def undeclared(error: RuntimeError, module: nn.Module) -> str | None:
+    """What is wrong where autograd says that one value is not made of another; None for any other error."""
+    if not any(said in str(error) for said in ("differentiated Tensors", "does not require grad")):
+        return None
+    declared = ", ".join(sorted(getattr(module, "needs_graph", ()))) or "nothing"
+    return (
+        f"{type(module).__name__} differentiates in a value that has no graph to what is differentiated; "
+        f"its needs_graph declares {declared}"
+    )
+
+
+def _shape(values: Mapping[str, Tensor], address: Address, port: str) -> torch.Size:
+    plain = replace(address, plain=True).key
+    return values[plain if port == "like" and plain in values else address.key].shape
+
+
 def _read(values: Mapping[str, Tensor], address: Address, float32: bool, detached: bool) -> Tensor:
-    value = values[address.key]
+    value = values[address.slot]
     if detached or address.detached:
         value = value.detach()
-    if float32 and isinstance(value, Tensor) and value.dtype in HALF:
+    if float32 and isinstance(value, Tensor) and value.dtype in HALF and not address.graph:
         value = value.float()
     return value
 
@@ -86,6 +134,10 @@ def bind(name: str, module: nn.Module, written: Mapping[str, Any], where: str) -
     """
     cls = type(module)
     known = ports(cls)
+    graphed: frozenset[str] = getattr(module, "needs_graph", frozenset())
+    if graphed - known.keys():
+        name = min(graphed - known.keys())
+        raise GraphError(f"needs_graph of {cls.__name__} names no port '{name}'", where=where, exists=list(known))
     bound: dict[str, Address | list[Address]] = {}
     for port, value in written.items():
         place = f"{where}.{port}"
@@ -110,4 +162,17 @@ def bind(name: str, module: nn.Module, written: Mapping[str, Any], where: str) -
                 exists=[f"{p}{'' if known[p].required else ' (optional)'}" for p in known],
                 next=f"write {port}: <value>, for example {port}: student.logits",
             )
+    for port in graphed & bound.keys():
+        both = bound[port]
+        place = f"{where}.{port}"
+        bound[port] = [_graphed(a, place) for a in both] if isinstance(both, list) else _graphed(both, place)
     return Binding(name, module, bound, where)
+
+
+def _graphed(address: Address, where: str) -> Address:
+    """The address, read with its graph."""
+    if address.detached or address.node == "batch":
+        what = "is detached" if address.detached else "is a field of the batch"
+        fix = address.key if address.detached else "the input of a network's first module: node/<module>.input"
+        raise GraphError(f"'{address}' {what}, and this port is differentiated", where=where, next=f"write {fix}")
+    return replace(address, graph=True)

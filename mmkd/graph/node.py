@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _NormBase
 
 from mmkd.components import Encoder
 from mmkd.errors import GraphError, nearest
 from mmkd.graph.average import Average
-from mmkd.graph.tap import Recorder, Tap, Weight, locate
-from mmkd.graph.value import Address
+from mmkd.graph.tap import Recorder, Tap, Weight, entrance, locate
+from mmkd.graph.value import Address, with_graph
 
 
 @dataclass
@@ -27,17 +28,23 @@ class Node:
     trained: bool
     inputs: Mapping[str, str] = field(default_factory=dict)
     """Field of the encoder to the batch field it is rebound to (`image: thermal`)."""
+    inner: Mapping[str, Address] = field(default_factory=dict)
+    """Path of a module (`layer2`, `block#2` at its second call) to the value that it is given while losses are
+    computed, in place of what the network would give it."""
     average: Average | None = None
     """How it follows a student."""
     table: MemoryTable | None = None
     use: str = ""
     """Id of the encoder; empty where the network was handed in."""
+    changed: bool = False
+    """Whether its weights are others than its options give: trained in an earlier stage."""
     cache: str | None = None
     """`memory` where the engine fills `table` before it trains."""
 
     @property
     def constant(self) -> bool:
-        """Neither trained nor averaged: its outputs may be remembered and its weights left out of checkpoints."""
+        """Neither trained nor averaged: its weights may be left out of checkpoints, and its outputs be remembered where
+        it takes no inner inputs."""
         return not self.trained and self.average is None
 
     def freeze(self) -> None:
@@ -76,13 +83,36 @@ class MemoryTable:
 
 
 class NodeRun:
-    """One forward pass of a node over one view of the batch, serving every value that somebody reads from it."""
+    """One forward pass of a node over one view of the batch, serving every value that somebody reads from it.
 
-    def __init__(self, node: Node, view: str, addresses: Sequence[Address], where: Mapping[str, str]) -> None:
-        self.node, self.view = node, view
+    Args:
+        node: the network.
+        view: stream or view, "" for the batch itself.
+        addresses: what is read.
+        where: their places in the recipe.
+        fed: whether it takes its inner inputs.
+        graph: keys of the addresses that are read with a graph, which is kept although the network may be frozen.
+
+    Raises:
+        GraphError: a value or a module does not exist, or outputs are to be remembered that cannot be.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        view: str,
+        addresses: Sequence[Address],
+        where: Mapping[str, str],
+        *,
+        fed: bool = False,
+        graph: frozenset[str] = frozenset(),
+    ) -> None:
+        self.node, self.view, self.graph = node, view, graph
         self.id = f"{node.name}@{view}" if view else node.name
         self.published: dict[str, str] = {}  # address -> name that forward returns
         self.constants: dict[str, Weight] = {}  # address -> parameter
+        self.plain = {a.key: replace(a, plain=False) for a in addresses if a.plain}
+        """By key, what is read in a pass without inner inputs."""
         taps: list[Tap] = []
         for address in addresses:
             place = where.get(address.key, "")
@@ -97,8 +127,28 @@ class NodeRun:
             if isinstance(found, Weight):
                 self.constants[address.key] = found
             else:
+                found.graph = address.key in graph
                 taps.append(found)
-        self.recorder = Recorder(taps)
+        self.inner: dict[str, Address] = {}
+        """By key of a feed: the value that it is given."""
+        feeds = []
+        for written, address in node.inner.items() if fed and (taps or self.published) else ():
+            path, _, call = written.partition("#")
+            feeds.append(entrance(node.encoder.network, path, int(call or 0), f"{node.name}.inputs./{written}"))
+            self.inner[feeds[-1].key] = address
+        self.recorder = Recorder(taps, feeds)
+        self.moving = node.trained or bool(feeds)
+        """Whether a gradient may have to flow back through it."""
+        self.leaves = bool(graph) and not node.trained and (
+            sum(key in self.published for key in graph) > 1 or not any(tap.graph for tap in taps)
+        )
+        """Whether the graph begins at the network's inputs: no tap is there to begin it."""
+        if node.cache and (feeds or graph):
+            reads = "takes inner inputs, which change" if feeds else "is differentiated in by a loss, which needs its graph"
+            raise GraphError(
+                f"the outputs of a network that {reads} cannot be remembered", where=f"{node.name}.cache",
+                next="remove `cache`",
+            )  # fmt: skip
         self.wanted = frozenset([*self.published.values(), *(f"/{tap.path}" for tap in taps)])
         self.arguments = [(p, node.inputs.get(p, p), required) for p, required in node.encoder.inputs().items()]
         self.batch_norm = any(isinstance(m, _NormBase) and m.track_running_stats for m in node.encoder.modules())
@@ -152,16 +202,13 @@ class NodeRun:
     def _call(self, batch: Mapping[str, Any]) -> Mapping[str, Tensor]:
         encoder = self.node.encoder
         inputs = self.given(batch)
+        if self.leaves:
+            inputs = {name: _leaf(value) for name, value in inputs.items()}
         object.__setattr__(encoder, "wanted", self.wanted)  # past nn.Module's, which is slow
         try:
             return encoder(**inputs)  # type: ignore[no-any-return]
         finally:
             object.__setattr__(encoder, "wanted", None)
-
-    def learn(self, batch: Mapping[str, Any]) -> None:
-        """Take the recorder's first pass before training."""
-        if not self.recorder.learned:
-            self.recorder.record(lambda: self._call(batch), stop=False)
 
     def __call__(self, batch: Mapping[str, Any], values: dict[str, Tensor]) -> None:
         """Add this node's values to `values`."""
@@ -170,15 +217,30 @@ class NodeRun:
             values.update({key: table.values[key].index_select(0, own["row"]) for key in table.values})
             values.update({key: weight.read() for key, weight in self.constants.items()})
             return
-        if self.node.trained:
+        if self.graph:
+            self._run_with_graph(batch, values)
+        elif self.moving:
             self._run(batch, values)
         else:
             with torch.no_grad():
                 self._run(batch, values)
 
+    def _run_with_graph(self, batch: Mapping[str, Any], values: dict[str, Tensor]) -> None:
+        """Values with a graph for those who need it; for others without, unless they teach something by it."""
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # other kernels have no second derivative
+            self._run(batch, values)
+        values.update({with_graph(key): values[key] for key in self.graph})
+        if not (self.moving and torch.is_grad_enabled()):
+            for key in (*self.published, *(tap.key for tap in self.recorder.taps)):
+                values[key] = values[key].detach()
+
     def _run(self, batch: Mapping[str, Any], values: dict[str, Tensor]) -> None:
         output: Mapping[str, Tensor] | None
-        if self.recorder.taps:
+        if self.inner:
+            fed = {key: values[a.key].detach() if a.detached else values[a.key] for key, a in self.inner.items()}
+            output, taps = self.recorder.record(lambda: self._call(batch), stop=self.stops_early, fed=fed)
+            values.update(taps)
+        elif self.recorder.taps:
             output, taps = self.recorder.record(lambda: self._call(batch), stop=self.stops_early)
             values.update(taps)
         elif self.published:
@@ -194,3 +256,9 @@ class NodeRun:
         if self.constants:
             values.update({key: weight.read() for key, weight in self.constants.items()})
 
+
+def _leaf(value: Any) -> Any:
+    """A tensor that asks for a gradient, where it can."""
+    if isinstance(value, Tensor) and value.is_floating_point():
+        return value.detach().requires_grad_()
+    return value

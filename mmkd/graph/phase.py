@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mmkd.errors import GraphError
+from mmkd.graph import ranks
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class Phase:
     """Learning rate of a critic; the main phase takes the recipe's."""
     term: str | None = None
     """The one loss a critic's phase is about; None for all."""
+    schedule: bool = False
+    """Whether it moves a schedule, so that its lessons fall after the students' next step."""
 
     def gradients(self) -> list[Tensor]:
         """The gradients that the phase's loss has left on its parameters.
@@ -40,6 +43,12 @@ class Phase:
                 next="mmkd explain RECIPE shows what is detached",
             )
         return gradients
+
+    def average(self) -> None:
+        """Give every rank the mean of the gradients over the ranks."""
+        averaged = ranks.average([parameter.grad for parameter in self.parameters], self.parameters)
+        for parameter, gradient in zip(self.parameters, averaged, strict=True):
+            parameter.grad = gradient
 
     def clip(self, max_norm: float) -> Tensor:
         """Scale the gradients to at most `max_norm`; returns their norm before."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import nn
-
 from mmkd.components import Schedule
 
 
@@ -13,7 +11,7 @@ from mmkd.components import Schedule
 class Scheduled:
     """An option of a component, or one item of it, that follows a schedule."""
 
-    module: nn.Module
+    module: object
     option: str
     schedule: Schedule
     item: int | None = None

@@ -1,12 +1,13 @@
-"""Taps: tensors read inside a network by module path, stopping the pass at the deepest one."""
+"""Taps: tensors read inside a network by module path, stopping the pass at the deepest one; feeds: tensors put there."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -27,10 +28,27 @@ class Tap:
     select: tuple[str, ...]
     call: int
     clone: bool = True  # later code writes into the tensor in place, as far as is known
+    graph: bool = False  # what the network makes of the tensor can be differentiated in it
 
     @property
     def reads_input(self) -> bool:
         return bool(self.select) and self.select[0] == "input"
+
+    @property
+    def whole(self) -> bool:
+        """Whether the network can be given another tensor in its place."""
+        return self.select in ((), ("input",), ("input", "0"))
+
+
+@dataclass
+class Feed:
+    """A tensor that a module is called with, in place of the first one that the network calls it with."""
+
+    key: str
+    path: str
+    module: nn.Module
+    call: int
+    clone: bool = True  # the module writes into the tensor in place, as far as is known
 
 
 @dataclass(frozen=True)
@@ -71,37 +89,65 @@ def locate(network: nn.Module, path: str, call: int, key: str, where: str) -> Ta
     return Tap(key, path, module, rest, call)
 
 
+def entrance(network: nn.Module, path: str, call: int, where: str) -> Feed:
+    """Resolve the path of a module that is to be fed.
+
+    Raises:
+        GraphError: no such module; names the nearest.
+    """
+    written = f"/{path}" + (f"#{call}" if call else "")
+    children = dict(network.named_modules())
+    if not path or path not in children:
+        raise GraphError(
+            f"the network has no module '{path}'", where=where, name=path, exists=[name for name in children if name]
+        )
+    return Feed(written, path, children[path], call)
+
+
 class Watch:
     """The hooks on one module: they count its calls and hand over what its taps read.
 
     Bound methods, not closures, so that a deep copy of a network or graph has hooks of its own.
     """
 
-    def __init__(self, recorder: Recorder, module: nn.Module, taps: list[Tap]) -> None:
+    def __init__(self, recorder: Recorder, module: nn.Module, taps: list[Tap], feeds: list[Feed]) -> None:
         self.calls = 0
         self._recorder = recorder
+        self._feeds = feeds
         self._inputs = [tap for tap in taps if tap.reads_input]
         self._outputs = [tap for tap in taps if not tap.reads_input]
         self._handles: list[RemovableHandle] = []
-        if self._inputs:
+        if self._inputs or feeds:
             self._handles.append(module.register_forward_pre_hook(self._before, with_kwargs=True))
         if self._outputs:
             self._handles.append(module.register_forward_hook(self._after))
 
-    def _before(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if self._recorder.on:
-            self.calls += 1
-            for tap in self._inputs:
-                if self.calls == (tap.call or 1):
-                    self._recorder.take(tap, (*args, *kwargs.values()), tap.select[1:] or ("0",))
+    def _before(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if not self._recorder.on:
+            return None
+        self.calls += 1
+        given = None
+        for feed in self._feeds:
+            if self.calls == (feed.call or 1):
+                args, kwargs = given = _instead(self._recorder.feed(feed), args, kwargs, feed.key)
+        for tap in self._inputs:
+            if self.calls == (tap.call or 1):
+                onward = self._recorder.take(tap, (*args, *kwargs.values()), tap.select[1:] or ("0",))
+                if onward is not None:
+                    args, kwargs = given = _instead(onward, args, kwargs, tap.key)
+        return given
 
-    def _after(self, _: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if self._recorder.on:
-            if not self._inputs:
-                self.calls += 1
-            for tap in self._outputs:
-                if self.calls == (tap.call or 1):
-                    self._recorder.take(tap, output, tap.select)
+    def _after(self, _: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        if not self._recorder.on:
+            return None
+        if not self._inputs and not self._feeds:
+            self.calls += 1
+        given = None
+        for tap in self._outputs:
+            if self.calls == (tap.call or 1):
+                onward = self._recorder.take(tap, output if given is None else given, tap.select)
+                given = onward if onward is not None else given
+        return given
 
     def close(self) -> None:
         for handle in self._handles:
@@ -115,24 +161,40 @@ class Recorder:
     then on.
     """
 
-    def __init__(self, taps: list[Tap]) -> None:
-        self.taps = taps
-        self.learned = not taps
+    def __init__(self, taps: list[Tap], feeds: Sequence[Feed] = ()) -> None:
+        self.taps, self.feeds = taps, list(feeds)
+        self.learned = not taps and not feeds
         self.on = False
         self._stop = False
+        self._fed: Mapping[str, Tensor] = {}
         self._seen: dict[str, tuple[Tensor, Tensor, int]] = {}  # what is given, what must stay, and its version
-        by_module: dict[int, list[Tap]] = {}
+        self._put: dict[str, tuple[Tensor, int]] = {}
+        by_module: dict[int, tuple[nn.Module, list[Tap], list[Feed]]] = {}
         for tap in taps:
-            by_module.setdefault(id(tap.module), []).append(tap)
-        self._watches = [(Watch(self, group[0].module, group), group) for group in by_module.values()]
+            by_module.setdefault(id(tap.module), (tap.module, [], []))[1].append(tap)
+        for feed in self.feeds:
+            by_module.setdefault(id(feed.module), (feed.module, [], []))[2].append(feed)
+        self._watches = [(Watch(self, *group), group[1], group[2]) for group in by_module.values()]
 
     def close(self) -> None:
         """Take the hooks off the network."""
-        for watch, _ in self._watches:
+        for watch, *_ in self._watches:
             watch.close()
 
-    def take(self, tap: Tap, value: Any, select: tuple[str, ...]) -> None:
-        """Keep what a tap reads of a module's input or output, and end the pass after the last one."""
+    def feed(self, feed: Feed) -> Tensor:
+        """What a module is given."""
+        value = self._fed[feed.key]
+        given = value.clone() if feed.clone else value
+        kept = value if self.learned else given
+        self._put[feed.key] = (kept, _version(kept))
+        return given
+
+    def take(self, tap: Tap, value: Any, select: tuple[str, ...]) -> Tensor | None:
+        """Keep what a tap reads of a module's input or output, and end the pass after the last one.
+
+        Returns:
+            What the network goes on with instead, None where it goes on with what it has.
+        """
         for index in select:
             try:
                 value = _item(value, int(index))
@@ -144,33 +206,53 @@ class Recorder:
             raise GraphError(
                 f"'{tap.path}' gives {type(value).__name__}{size}, not a tensor", next=f"name one item: {tap.path}.0"
             )
-        given = value.clone() if tap.clone else value
-        kept = given if self.learned else value
-        self._seen[tap.key] = (given, kept, _version(kept))
+        onward: Tensor | None = None
+        if tap.graph:
+            value, onward = _source(tap, value)
+            kept = value if onward is None or self.learned else onward
+            self._seen[tap.key] = (value, kept, _version(kept))
+        else:
+            given = value.clone() if tap.clone else value
+            kept = given if self.learned else value
+            self._seen[tap.key] = (given, kept, _version(kept))
         if self._stop and len(self._seen) == len(self.taps):
             raise StopForward
+        return onward
 
-    def record(self, call: Callable[[], Any], *, stop: bool) -> tuple[Any, dict[str, Tensor]]:
+    def record(
+        self, call: Callable[[], Any], *, stop: bool, fed: Mapping[str, Tensor] | None = None
+    ) -> tuple[Any, dict[str, Tensor]]:
         """Run `call` and return its result (None where the pass was stopped) and the taps by key.
 
+        Args:
+            call: runs the network.
+            stop: end the pass after the last tap.
+            fed: what the fed modules are given, by key of the feed.
+
         Raises:
-            GraphError: a tap was not reached, its module ran again, or it has since been overwritten in place.
+            GraphError: a tap was not reached, its module ran again, or it has since been overwritten in place; or a
+                module that is fed was not reached or ran again.
         """
         self._stop, self.on = stop and self.learned, True
-        result = None
+        self._fed = fed or {}
+        result, stopped = None, False
         try:
             result = call()
         except StopForward:
-            pass
+            stopped = True
         finally:
             self.on = False
             seen, self._seen = self._seen, {}
-            calls = [watch.calls for watch, _ in self._watches]
-            for watch, _ in self._watches:
+            put, self._put, self._fed = self._put, {}, {}
+            calls = [watch.calls for watch, *_ in self._watches]
+            for watch, *_ in self._watches:
                 watch.calls = 0
-        for (_, group), times in zip(self._watches, calls, strict=True):
-            for tap in group:
+        for (_, taps, feeds), times in zip(self._watches, calls, strict=True):
+            for tap in taps:
                 self._check(tap, times, seen)
+            for feed in feeds:
+                if feed.key in put or not stopped:
+                    self._check_feed(feed, times, put)
         self.learned = True
         return result, {key: given for key, (given, _, _) in seen.items()}
 
@@ -184,6 +266,8 @@ class Recorder:
             )
         _, kept, version = seen[tap.key]
         overwritten = _version(kept) != version
+        if overwritten and tap.graph and not tap.whole:
+            raise GraphError(f"'{tap.key}' is overwritten in place, and cannot be differentiated in")
         if not self.learned:
             tap.clone = overwritten
         elif overwritten:
@@ -191,6 +275,51 @@ class Recorder:
                 f"tap '{tap.key}' was overwritten in place after it was read",
                 next="build the graph with an example batch that takes the same branch",
             )
+
+
+    def _check_feed(self, feed: Feed, times: int, put: Mapping[str, tuple[Tensor, int]]) -> None:
+        if feed.key not in put:
+            raise GraphError(f"the module of inner input '{feed.key}' ran {times} times in this pass")
+        if times > 1 and not feed.call:
+            raise GraphError(
+                f"the module of inner input '{feed.key}' runs {times} times in one pass",
+                exists=[f"{feed.key}#{i}" for i in range(1, times + 1)],
+            )
+        kept, version = put[feed.key]
+        overwritten = _version(kept) != version
+        if not self.learned:
+            feed.clone = overwritten
+        elif overwritten and not feed.clone:
+            raise GraphError(
+                f"what is given to '{feed.key}' was overwritten in place",
+                next="build the graph with an example batch that takes the same branch",
+            )
+
+
+def _source(tap: Tap, value: Tensor) -> tuple[Tensor, Tensor | None]:
+    """The value of a tap that is differentiated in, and what the network goes on with where that is another tensor.
+
+    Where nothing before it asks for a gradient, the graph begins here.
+    """
+    begins = torch.is_grad_enabled() and value.is_floating_point() and not value.requires_grad and tap.whole
+    if begins:
+        value = value.detach().requires_grad_()
+    if not tap.whole:
+        return value, None
+    return value, value.clone() if tap.clone else value if begins else None
+
+
+def _instead(
+    value: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any], key: str
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a call with another first tensor."""
+    for i, argument in enumerate(args):
+        if isinstance(argument, Tensor):
+            return (*args[:i], value, *args[i + 1 :]), dict(kwargs)
+    for name, argument in kwargs.items():
+        if isinstance(argument, Tensor):
+            return args, {**kwargs, name: value}
+    raise GraphError(f"the module of '{key}' takes no tensor")
 
 
 def _item(value: Any, index: int) -> Any:

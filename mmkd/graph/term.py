@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -12,16 +12,19 @@ from mmkd.components import Loss, Schedule
 from mmkd.errors import GraphError
 from mmkd.graph.binding import Binding
 from mmkd.graph.value import Address
+from mmkd.graph.weighting import Share
 
 
 @dataclass
 class Term:
-    """`weight * mean(loss)`, the mean taken over valid samples (or tokens)."""
+    """`weight * mean(loss)`, the mean taken over valid samples (or tokens); a weight per sample stands inside of it."""
 
     binding: Binding
-    weight: float | Schedule = 1.0
+    weight: float | Schedule | Share = 1.0
     mask: Address | None = None
     sample_weight: Address | None = None
+    phase: str = ""
+    """The schedule that this loss teaches; empty where it counts in the objective."""
 
     @property
     def name(self) -> str:
@@ -32,8 +35,18 @@ class Term:
         assert isinstance(self.binding.module, Loss)
         return self.binding.module
 
+    def readers(self) -> Iterator[tuple[Address, str]]:
+        """Each address that the term reads, with its place in the recipe."""
+        yield from self.binding.readers()
+        yield from ((a, self.binding.where) for a in (self.mask, self.sample_weight) if a is not None)
+        if isinstance(self.weight, Share):
+            yield self.weight.address, f"{self.binding.where}.weight"
+
     def weight_at(self, step: int, total: int) -> float:
-        return self.weight(step, total) if isinstance(self.weight, Schedule) else self.weight
+        """The weight at a step; 1 where it is a value of the batch."""
+        if isinstance(self.weight, Share):
+            return 1.0
+        return float(self.weight(step, total)) if isinstance(self.weight, Schedule) else self.weight
 
     def __call__(self, values: Mapping[str, Tensor], *, detached: bool = False) -> Tensor:
         """The reduced loss, in float32.
@@ -41,7 +54,43 @@ class Term:
         Raises:
             GraphError: the batch is smaller than the loss needs, or its shape is not `[]`, `[B]` or `[B, T]`.
         """
-        arguments = self.binding.arguments(values, float32=True, detached=detached)
+        return self.reduce(self.unreduced(values, detached=detached), values)
+
+    def both(self, values: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """The reduced loss before its weight, and after a weight that is a value."""
+        assert isinstance(self.weight, Share)
+        loss = self.unreduced(values)
+        return self.reduce(loss, values), self.reduce(self.weight.times(loss, values, self.binding.where), values)
+
+    def parts(self, values: Mapping[str, Tensor], *, detached: bool = False) -> list[tuple[Tensor, Tensor | float]]:
+        """What `__call__` or `both` reduce, as sums over valid samples or tokens with their number.
+
+        A loss that is a number stands for all samples, or for as many tokens as its own port `mask` has.
+        """
+        losses = [loss := self.unreduced(values, detached=detached)]
+        if isinstance(self.weight, Share) and not detached:
+            losses.append(self.weight.times(loss, values, self.binding.where))
+        return [self.part(each, values) for each in losses]
+
+    def part(self, loss: Tensor, values: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | float]:
+        """An unreduced loss as its sum over valid samples or tokens, and their number."""
+        count: Tensor | float
+        if not loss.dim():
+            return loss * (count := self._stands_for(values)), count
+        count = loss.numel() if self.mask is None else self._factor(self.mask, loss, values).sum()
+        return self.reduce(loss, values) * count, count
+
+    def _stands_for(self, values: Mapping[str, Tensor]) -> Tensor | float:
+        arguments = self.binding.arguments(values)
+        if isinstance(mask := arguments.get("mask"), Tensor):
+            return mask.sum()
+        tensors = [t for v in arguments.values() for t in (v if isinstance(v, list) else [v])]
+        sizes = [len(t) for t in tensors if isinstance(t, Tensor) and t.dim()]
+        return 0 if 0 in sizes else sizes[0] if sizes else 1
+
+    def unreduced(self, values: Mapping[str, Tensor], *, detached: bool = False) -> Tensor:
+        """The loss before mask and mean, times the factors of `sample_weight`; zero for an empty batch."""
+        arguments = self.binding.arguments(values, float32=True, detached=detached and not self.binding.needs_graph)
         tensors = [t for v in arguments.values() for t in (v if isinstance(v, list) else [v]) if t.dim()]
         sizes = [len(t) for t in tensors]
         if 0 in sizes:
@@ -52,13 +101,13 @@ class Term:
                 where=self.binding.where,
                 next="raise data.batch_size",
             )
-        return self._mean(self.loss(**arguments), values)
-
-    def _mean(self, loss: Tensor, values: Mapping[str, Tensor]) -> Tensor:
+        loss = self.binding.call(arguments)
         if loss.dim() > 2:
             raise GraphError(f"a loss is [], [B] or [B, T], not {list(loss.shape)}", where=self.binding.where)
-        if self.sample_weight is not None:
-            loss = loss * self._factor(self.sample_weight, loss, values)
+        return loss if self.sample_weight is None else loss * self._factor(self.sample_weight, loss, values)
+
+    def reduce(self, loss: Tensor, values: Mapping[str, Tensor]) -> Tensor:
+        """The mean over valid samples or tokens: linear in `loss`."""
         if self.mask is None:
             return loss.mean() if loss.dim() else loss
         mask = self._factor(self.mask, loss, values)

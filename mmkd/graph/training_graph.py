@@ -10,11 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from mmkd.components import Critic, Part, Sample, Schedule, trainable
+from mmkd.components import Critic, Curator, Part, Sample, Schedule, trainable
 from mmkd.errors import GraphError
+from mmkd.graph import ranks
+from mmkd.graph.apart import check as check_groups
 from mmkd.graph.binding import Binding
 from mmkd.graph.collate import Collator
+from mmkd.graph.curation import curated
 from mmkd.graph.node import Node
+from mmkd.graph.objective import Objective, together
 from mmkd.graph.phase import Phase
 from mmkd.graph.plan import Plan, located, preserved
 from mmkd.graph.scheduled import Scheduled
@@ -23,6 +27,8 @@ from mmkd.graph.step import take
 from mmkd.graph.term import Term
 from mmkd.graph.update import Updates
 from mmkd.graph.value import Address, parse
+from mmkd.graph.weighting import Share, Weighting, check_learnable, check_readers, learning
+from mmkd.procedure import Procedure
 
 
 class TrainingGraph(nn.Module):
@@ -40,9 +46,10 @@ class TrainingGraph(nn.Module):
     Args:
         nodes: networks with their roles.
         projectors: projectors as bound.
-        terms: losses as bound, with weights.
+        terms: losses as bound, with weights; those of a schedule's phase among them.
         scheduled: options that follow a schedule.
         mixers: mixers as bound.
+        schedules: schedules that weights name, as bound.
         total_steps: length of the run, for schedules.
         precision: `fp32`, or `bf16` for autocast of networks and projectors; mixers and losses read float32.
     """
@@ -55,13 +62,19 @@ class TrainingGraph(nn.Module):
         scheduled: Sequence[Scheduled] = (),
         *,
         mixers: Mapping[str, Binding] | None = None,
+        schedules: Mapping[str, Weighting] | None = None,
         total_steps: int = 1,
         precision: str = "fp32",
     ) -> None:
         super().__init__()
-        self.roles, self.terms = dict(nodes), list(terms)
-        self.bound = {**(projectors or {}), **(mixers or {})}
-        """Projectors and mixers by name."""
+        self.roles, self.weightings = dict(nodes), dict(schedules or {})
+        self.terms = [term for term in terms if not term.phase]
+        """The terms of the objective."""
+        lessons = {name: [term for term in terms if term.phase == name] for name in self.weightings}
+        self.lessons = {name: lessons[name] for name in learning(self.weightings, self.terms, lessons)}
+        """By schedule that learns: the terms that it learns from, in its own phase."""
+        self.bound: dict[str, Binding] = {**(projectors or {}), **(mixers or {}), **self.weightings}
+        """Projectors, mixers and schedules by name."""
         self.scheduled, self.total_steps, self.precision = list(scheduled), total_steps, precision
         self.steps = 0
         """Optimiser steps applied so far."""
@@ -75,11 +88,24 @@ class TrainingGraph(nn.Module):
         averages = {name: node.average for name, node in self.roles.items() if node.average is not None}
         self.averages = _named(averages)
         self._followers = [(a, self.roles[name].encoder, self.roles[a.of].encoder) for name, a in averages.items()]
-        self.losses = _named({term.name: term.loss for term in self.terms})
-        self.schedules = nn.ModuleList(self._schedules())
-        self.plan = Plan(self.roles, self.bound, self._readers())
+        self.losses = _named({term.name: term.loss for term in terms})
+        plain = {str(i): schedule for i, schedule in enumerate(self._schedules())}
+        self.schedules = _named({**plain, **{name: weighting.module for name, weighting in self.weightings.items()}})
+        self.plan = Plan(self.roles, self.bound, self._readers(), inner=True)
+        """All that is read in a step."""
+        check_readers(self.weightings, self._all_terms(), self.plan.derived)
+        self.plans = self._phase_plans()
+        """What each phase reads, where they do not all read the same."""
         self.exported: tuple[str, ...] = ()
         """Networks, projectors and mixers that the exported model keeps."""
+        self.curators: tuple[Curator, ...] = ()
+        """Those that change whole batches."""
+        self.seed = 0
+        """Seed of their draws."""
+        self.procedure: Procedure | None = None
+        """How a step is made, where the recipe says so."""
+        self.groups: dict[str, list[str]] = {}
+        """Names of losses whose gradients are kept apart until the optimiser, by group."""
         self.phases: tuple[Phase, ...] = ()
         self._updates = Updates()
         self.register_state_dict_post_hook(omit_constant)  # type: ignore[no-untyped-call]
@@ -93,27 +119,41 @@ class TrainingGraph(nn.Module):
         yield from (s.schedule for s in self.scheduled)
 
     def _readers(self) -> Iterator[tuple[Address, str]]:
-        for term in self.terms:
-            yield from term.binding.readers()
-            yield from ((a, term.binding.where) for a in (term.mask, term.sample_weight) if a is not None)
+        for term in self._all_terms():
+            yield from term.readers()
+
+    def _all_terms(self) -> list[Term]:
+        return [*self.terms, *(term for lessons in self.lessons.values() for term in lessons)]
+
+    def _phase_plans(self) -> dict[str, Plan]:
+        """The plan of the objective, and of every schedule's phase; none where there is no such phase."""
+        terms = {"main": self.terms, **self.lessons} if self.lessons else {}
+        read = {phase: (reader for term in of for reader in term.readers()) for phase, of in terms.items()}
+        return {phase: Plan(self.roles, self.bound, own, inner=True) for phase, own in read.items()}
 
     # -- building -----------------------------------------------------------------------------------------------
 
     def setup(self, example: Mapping[str, Any]) -> Self:
         """Infer widths from one batch, then declare the phases. Moves no BatchNorm statistics and no RNG state."""
         self._apply_schedules()
+        example = self.curate(example)
         with self._autocast():
-            probe = Plan(self.roles, self.bound, self._readers(), probing=True)
+            probe = Plan(self.roles, self.bound, self._readers(), inner=True, probing=True)
             values = probe.probe(example, self._setup)
             probe.close()
-            self.plan.learn(example)
-        for term in self.terms:
+            for plan in (self.plan, *self.plans.values()):
+                plan.learn(example)
+        check_learnable(self.weightings, self.lessons, self.plan.derived)
+        for term in self._all_terms():
             with located(term.binding.where):
                 self._setup(term.binding, values)
                 with preserved([term.loss]):
-                    term(values)
+                    term.both(values) if isinstance(term.weight, Share) else term(values)
         self.phases = tuple(self._phases())
-        bindings = [*self.plan.derived, *(term.binding for term in self.terms)]
+        if self.procedure is not None:
+            names = [term.name for term in self.terms]
+            self.groups = check_groups(self.procedure.groups(names), names)
+        bindings = [*self.plans.get("main", self.plan).derived, *(term.binding for term in self.terms)]
         self._updates = Updates(bindings)
         self.widths = {b.name: b.shapes(values) for b in self.plan.derived}
         """What each projector and mixer was set up with, by port."""
@@ -135,6 +175,11 @@ class TrainingGraph(nn.Module):
                     parameters = tuple(trainable([module]))
                     owned.update(id(p) for p in parameters)
                     yield Phase(f"{term.name}.{path}", parameters, module.ascend, module.steps, module.lr, term.name)
+        for name, weighting in self.weightings.items():
+            parameters = tuple(trainable([weighting.module]))
+            owned.update(id(p) for p in parameters)
+            if name in self.lessons:
+                yield Phase(name, parameters, lr=weighting.schedule.lr, schedule=True)
         students = [node.encoder for node in self.roles.values() if node.trained]
         modules = [*students, *(b.module for b in self.plan.derived), *self.losses.values(), self.schedules]
         yield Phase("main", tuple(p for p in trainable(modules) if id(p) not in owned))
@@ -149,15 +194,30 @@ class TrainingGraph(nn.Module):
 
     # -- running ------------------------------------------------------------------------------------------------
 
+    def curate(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The batch as curators of batches change it at this step; `forward` (in training, with gradient) and `step`
+        call it themselves.
+
+        Raises:
+            GraphError: the samples have no keys, by which random numbers are drawn.
+        """
+        if not self.curators:
+            return batch
+        self._apply_schedules()
+        with self._autocast():
+            return curated(self, batch)
+
     def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Losses of one batch; `loss` is their weighted sum, `<name>_loss` each one before its weight."""
         if len(self.phases) != 1 and torch.is_grad_enabled():
             self.check_set_up()
             raise GraphError(
-                "this graph has critics with optimisers of their own",
+                "this graph has phases with optimisers of their own",
                 exists=[phase.name for phase in self.phases],
                 next="call graph.step(batch, optimizers)",
             )
+        if self.training and torch.is_grad_enabled():
+            batch = self.curate(batch)
         return self.objective(self.compute(batch))
 
     def check_set_up(self) -> None:
@@ -165,33 +225,41 @@ class TrainingGraph(nn.Module):
         if not self.phases:
             raise GraphError("the graph has not been set up", next="call graph.setup(example_batch)")
 
-    def compute(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
-        """All values that the losses read, by address; schedules are where they are at this step."""
-        if self.scheduled:
+    def compute(self, batch: Mapping[str, Any], phase: str = "main") -> dict[str, Tensor]:
+        """All values that the losses of a phase read, by address; schedules are where they are at this step."""
+        plan = self.plans[phase] if self.plans else self.plan
+        if self.scheduled or self.weightings:
             self._apply_schedules()
         if self.precision == "fp32" and self.attention is None:
-            return self.plan.run(batch)
+            return plan.run(batch)
         with self._autocast():
-            return self.plan.run(batch)
+            return plan.run(batch)
 
-    def objective(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The losses of these values."""
-        out: dict[str, Tensor] = {}
-        total: Tensor | None = None
-        for term in self.terms:
-            loss = out[f"{term.name}_loss"] = term(values)
-            weight = term.weight_at(self.steps, self.total_steps)
-            weighted = loss if weight == 1.0 else loss * weight
-            total = weighted if total is None else total + weighted
-        if total is None:
-            raise GraphError("the graph has no loss", next="add one under losses:")
-        out["loss"] = total
-        if self._updates and self.training and torch.is_grad_enabled():
-            self._updates.note(values)
-        return out
+    def objective(self, values: Mapping[str, Tensor], *, note: bool = True) -> dict[str, Tensor]:
+        """The losses of these values, which queues take in with the next step unless they are not to `note` them."""
+        return self.weighed(values, self.whole(values), note=note).told()
+
+    def weighed(self, values: Mapping[str, Tensor], whole: Mapping[str, Tensor], *, note: bool = True) -> Objective:
+        """The losses of these values term by term; `whole` is what `whole(values)` has made of them."""
+        objective = Objective.of(self.terms, values, whole, self.steps, self.total_steps)
+        if note and self._updates and self.training and torch.is_grad_enabled():
+            self._updates.note(whole)
+        return objective
+
+    def whole(self, values: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The values, with those that coupled losses and `update` read as of the global batch."""
+        if not together():
+            return values
+        coupled = [address.key for term in self.terms if term.loss.coupled for address, _ in term.readers()]
+        told = [key for key in self._updates.reads if key not in coupled]
+        detached = {key: v.detach() if isinstance(v := values[key], Tensor) else v for key in told}
+        return ranks.whole({**values, **detached}, [*coupled, *told])
 
     def values(self, batch: Mapping[str, Any], addresses: Iterable[str]) -> dict[str, Tensor]:
-        """Any values of the grammar for one batch, by address: `graph.values(batch, ["student.embedding"])`."""
+        """Any values of the grammar for one batch, by address: `graph.values(batch, ["student.embedding"])`.
+
+        Networks run as they are exported and evaluated: without inner inputs, which belong to training.
+        """
         wanted = list(addresses)
         plan = self.reading(wanted)
         try:
@@ -227,7 +295,8 @@ class TrainingGraph(nn.Module):
             GraphError: several batches for a loss that needs the whole one, or no parameter gets a gradient.
         """
         self.check_set_up()
-        return take(self, [batch] if isinstance(batch, Mapping) else batch, optimizers, max_grad_norm)
+        batches = [batch] if isinstance(batch, Mapping) else batch
+        return take(self, [self.curate(part) for part in batches], optimizers, max_grad_norm)
 
     def grad_norm(self) -> Tensor:
         """Norm of the gradient that the last step has left (after clipping)."""
@@ -251,7 +320,7 @@ class TrainingGraph(nn.Module):
         self._updates.apply(self.steps, self.total_steps)
 
     def _apply_schedules(self) -> None:
-        for item in self.scheduled:
+        for item in (*self.scheduled, *self.weightings.values()):
             item.set(self.steps, self.total_steps)
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
@@ -288,7 +357,7 @@ class TrainingGraph(nn.Module):
         if addresses is not None:
             plan = self.reading(addresses)
         elif not self.phases:
-            plan = Plan(self.roles, self.bound, self._readers(), probing=True)
+            plan = Plan(self.roles, self.bound, self._readers(), inner=True, probing=True)
         if plan is not self.plan:
             plan.close()
         return Collator(plan.nodes, wanted=plan.wanted, remembered=remembered)

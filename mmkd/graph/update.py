@@ -23,6 +23,12 @@ class Updates:
     def __bool__(self) -> bool:
         return bool(self._ports)
 
+    @property
+    def reads(self) -> list[str]:
+        """Addresses of what `update` is told."""
+        ports = [bound for binding, names in self._ports for port, bound in binding.ports.items() if port in names]
+        return [address.key for bound in ports for address in (bound if isinstance(bound, list) else [bound])]
+
     def note(self, values: Mapping[str, Tensor]) -> None:
         """Keep what the ports read of a micro-batch."""
         self._pending.append([_read(binding, names, values) for binding, names in self._ports])

@@ -27,21 +27,37 @@ class Address:
     view: str = ""
     call: int = 0
     detached: bool = False
+    plain: bool = False
+    """Read in a pass of its own, in which the network takes no inner inputs."""
+    graph: bool = False
+    """Read with the graph of the network behind it: at a port of `needs_graph`."""
 
     @cached_property
     def key(self) -> str:
         """The address without `detach`, as written."""
         view = f"@{self.view}" if self.view else ""
         rest = f"/{self.path}" if self.path else f".{self.name}" if self.name else ""
-        return f"{self.node}{view}{rest}" + (f"#{self.call}" if self.call else "")
+        written = f"{self.node}{view}{rest}" + (f"#{self.call}" if self.call else "")
+        return f"plain({written})" if self.plain else written
+
+    @cached_property
+    def slot(self) -> str:
+        """Where the value lies among those of a plan."""
+        return with_graph(self.key) if self.graph else self.key
 
     @cached_property
     def run(self) -> str:
         """Node and view: what one forward pass serves."""
-        return f"{self.node}@{self.view}" if self.view else self.node
+        id = f"{self.node}@{self.view}" if self.view else self.node
+        return f"plain({id})" if self.plain else id
 
     def __str__(self) -> str:
         return f"detach({self.key})" if self.detached else self.key
+
+
+def with_graph(key: str) -> str:
+    """Where a value lies with its graph, beside the one that everybody else reads."""
+    return f"graph({key})"
 
 
 def parse(text: object, where: str = "") -> Address:

@@ -3,7 +3,7 @@
 from mmkd import Registry, hookimpl
 
 RECIPES = (
-    ("kd", "Distilling the Knowledge in a Neural Network", "1503.02531"),
+    ("kd", "KD", "1503.02531"),
     ("taid", "TAID", "2501.16937"),
     ("dml", "DML", "1706.00384"),
     ("ctcd", "CTCD", "2311.02849"),
@@ -11,6 +11,30 @@ RECIPES = (
     ("guidance", "Guidance-Network", "2309.03452"),
     ("mkd", "MKD-OCL", "2309.02870"),
     ("wakd", "WAKD", "2309.11446"),
+    ("tgeo_kd", "TGeo-KD", "2312.15112"),
+    ("fitnets", "FitNets", "1412.6550"),
+    ("ban", "BAN", "1805.04770"),
+    ("dot", "DOT", "2307.08436"),
+    ("wcord", "WCoRD", "2012.08674"),
+    ("trg", "TRG", "2306.12442"),
+    ("understanding_kd", "Understanding-KD", "2002.03532"),
+    ("dhkd", "DHKD", "2411.08937"),
+    ("rkd", "RKD", "1904.05068"),
+    ("luminet", "LumiNet", "2310.03669"),
+    ("l2d", "L2D-MLKD", "2308.06453"),
+    ("fidelity", "Does-KD-Work", "2106.05945"),
+    ("task_agnostic_output", "TaskAgnostic-Compare", "2310.08797"),
+    ("task_agnostic_hidden", "TaskAgnostic-Compare", "2310.08797"),
+    ("task_agnostic_relations", "TaskAgnostic-Compare", "2310.08797"),
+    ("sinkd", "SinKD", "2402.17110"),
+    ("e2kd", "e2KD", "2402.03119"),
+    ("ofa", "OFA-KD", "2310.19444"),
+    ("a2d", "A2D", "2403.01479"),
+    ("nd", "ND", "2305.17007"),
+    ("crd", "CRD", "1910.10699"),
+    ("at", "AT", "1612.03928"),
+    ("review_kd", "ReviewKD", "2104.09044"),
+    ("dkd", "DKD", "2203.08679"),
 )
 """Packaged recipes: name, paper, and its number on arXiv. They leave networks and data to whoever starts from them."""
 
@@ -18,6 +42,8 @@ RECIPES = (
 @hookimpl
 def mmkd_register(registry: Registry) -> None:
     home = "mmkd.library"
+    registry.encoder("exported", f"{home}.encoders.exported:Exported")
+
     registry.projector("linear", f"{home}.projectors.linear:LinearProjector", paper="FitNets")
     registry.projector("mlp", f"{home}.projectors.mlp:MLPProjector")
     registry.projector("concat", f"{home}.projectors.concat:Concatenation")
@@ -27,12 +53,13 @@ def mmkd_register(registry: Registry) -> None:
     registry.loss(
         "kl",
         f"{home}.losses.kl:KLDivergence",
-        paper="Distilling the Knowledge in a Neural Network",
+        paper="KD",
         url="https://arxiv.org/abs/1503.02531",
     )
     registry.loss("mse", f"{home}.losses.mse:MeanSquaredError", paper="FitNets", url="https://arxiv.org/abs/1412.6550")
     registry.loss("cosine", f"{home}.losses.cosine:CosineDistance")
     registry.loss("cross_entropy", f"{home}.losses.cross_entropy:CrossEntropy")
+    registry.loss("binary_cross_entropy", f"{home}.losses.binary_cross_entropy:BinaryCrossEntropy")
     registry.loss("info_nce", f"{home}.losses.info_nce:InfoNCE", paper="CPC", url="https://arxiv.org/abs/1807.03748")
     registry.loss(
         "similarity_kl",
@@ -83,8 +110,14 @@ def mmkd_register(registry: Registry) -> None:
     registry.loss(
         "minilm",
         f"{home}.losses.minilm:RelationTransfer",
-        paper="MiniLMv2",
+        paper="MiniLMv2, TaskAgnostic-Compare",
         url="https://arxiv.org/abs/2012.15828",
+    )
+    registry.loss(
+        "hidden_states",
+        f"{home}.losses.hidden_states:HiddenStates",
+        paper="TaskAgnostic-Compare",
+        url="https://arxiv.org/abs/2310.08797",
     )
     registry.loss(
         "contrastive_gradient",
@@ -127,7 +160,7 @@ def mmkd_register(registry: Registry) -> None:
     registry.loss(
         "binary_kl",
         f"{home}.losses.binary_kl:BinaryKL",
-        paper="DHKD",
+        paper="DHKD, L2D-MLKD",
         url="https://arxiv.org/abs/2411.08937",
     )
     registry.loss(
@@ -228,13 +261,19 @@ def mmkd_register(registry: Registry) -> None:
         "e2kd", f"{home}.losses.explanation:ExplanationMatch", paper="e2KD", url="https://arxiv.org/abs/2402.03119"
     )
     registry.loss(
+        "e2kd_given",
+        f"{home}.losses.explanation:GivenExplanation",
+        paper="e2KD",
+        url="https://arxiv.org/abs/2402.03119",
+    )
+    registry.loss(
         "hard_label", f"{home}.losses.hard_label:HardLabel", paper="DeiT", url="https://arxiv.org/abs/2012.12877"
     )
 
     registry.mixer(
         "mean",
         f"{home}.mixers.mean:MeanOfTeachers",
-        paper="Distilling the Knowledge in a Neural Network",
+        paper="KD",
         url="https://arxiv.org/abs/1503.02531",
     )
     registry.mixer(
@@ -250,6 +289,12 @@ def mmkd_register(registry: Registry) -> None:
 
     registry.schedule("linear", f"{home}.schedules.linear:LinearSchedule")
     registry.schedule("cosine", f"{home}.schedules.cosine:CosineSchedule", paper="SGDR")
+    registry.schedule(
+        "geometry",
+        f"{home}.schedules.geometry:GeometrySchedule",
+        paper="TGeo-KD",
+        url="https://arxiv.org/abs/2312.15112",
+    )
 
     registry.metric("top_k", f"{home}.metrics.top_k:TopK")
     registry.metric("knn", f"{home}.metrics.knn:NearestNeighbours", paper="Unsupervised Feature Learning via NCE")
@@ -258,7 +303,7 @@ def mmkd_register(registry: Registry) -> None:
     registry.metric(
         "agreement",
         f"{home}.metrics.agreement:Agreement",
-        paper="Does Knowledge Distillation Really Work?",
+        paper="Does-KD-Work",
         url="https://arxiv.org/abs/2106.05945",
     )
     registry.metric(
@@ -270,12 +315,23 @@ def mmkd_register(registry: Registry) -> None:
     registry.metric(
         "cka",
         f"{home}.metrics.cka:CKA",
-        paper="Do Wide and Deep Networks Learn the Same Things?",
+        paper="CKA, OFA-KD",
         url="https://arxiv.org/abs/2010.15327",
     )
     registry.metric("effective_rank", f"{home}.metrics.effective_rank:EffectiveRank", paper="The Effective Rank")
 
     registry.dataset("hf_dataset", f"{home}.datasets.hugging_face:HuggingFaceDataset", needs=("datasets",))
+
+    registry.procedure(
+        "stages", f"{home}.procedures.stages:Stages", paper="FitNets", url="https://arxiv.org/abs/1412.6550"
+    )
+    registry.procedure(
+        "generations", f"{home}.procedures.generations:Generations", paper="BAN", url="https://arxiv.org/abs/1805.04770"
+    )
+
+    registry.procedure(
+        "dot", f"{home}.procedures.dot:TwoMomenta", paper="DOT", url="https://arxiv.org/abs/2307.08436"
+    )
 
     for name, paper, url in RECIPES:
         registry.recipe(name, f"{home}:recipes/{name}.yaml", paper=paper, url=f"https://arxiv.org/abs/{url}")

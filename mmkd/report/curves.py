@@ -14,7 +14,7 @@ from mmkd.report.chart import Series, line_chart
 from mmkd.report.markup import Html
 from mmkd.report.notation import some
 from mmkd.report.record import Log, Place, Record
-from mmkd.signature import construct, options
+from mmkd.signature import construct, options, ports
 
 LAST = ("lr", "grad_norm", "samples_per_second")
 EXACT = ("lr", "samples_per_second")
@@ -95,7 +95,7 @@ def evaluated(record: Record, arm: str) -> Evaluated:
     """Scores on the way and, where the run has ended, at its end."""
     steps = dict(record.logs[arm].scores)
     if record.results and (final := record.scores().get(arm)):
-        steps[record.total] = final
+        steps[record.logs[arm].last if arm in record.stages.values() else record.total] = final
     return steps
 
 
@@ -148,11 +148,16 @@ def _scheduled(record: Record) -> Iterator[tuple[str, Mapping[str, Any]]]:
     specs |= {name: ("encoder", spec) for name, spec in {**recipe.student_nodes(), **recipe.teacher_nodes()}.items()}
     for where, (kind, spec) in specs.items():
         weight = getattr(spec, "weight", None)
-        if isinstance(weight, Component):
+        if isinstance(weight, Component) and not _reads_values(weight.use):
             yield f"{where}.weight", {"use": weight.use, **weight.arguments}
         for option, value in spec.arguments.items():
             if isinstance(value, Mapping) and value.get("use") in known and not _nested(kind, spec.use, option):
                 yield f"{where}.{option}", value
+
+
+def _reads_values(use: str) -> bool:
+    """Whether a schedule needs more than the step, so that there is no curve to draw before the run."""
+    return bool(ports(plugins.host().catalogue.get("schedule", use).load()))
 
 
 def _nested(kind: str, use: str | None, option: str) -> bool:

@@ -19,6 +19,7 @@ def summary(entry: Entry) -> dict[str, Any]:
         "distribution": entry.distribution,
         "version": entry.version,
         "paper": entry.paper,
+        "counts_as": entry.counts_as,
         "summary": entry.summary,
     }
 
@@ -47,7 +48,7 @@ def describe(entry: Entry) -> dict[str, Any]:
         **{name: sorted(value) if isinstance(value, frozenset) else value for name, value in traits.items()},
         "docstring": document,
         "shapes": shapes(document),
-        "ports": _parameters(ports(cls).values()) if entry.kind != "schedule" else [],
+        "ports": _parameters(ports(cls).values()),
         "options": _parameters(options(cls).values()),
     }
 

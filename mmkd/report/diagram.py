@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from mmkd.graph.binding import Binding
 from mmkd.graph.node import Node, NodeRun
 from mmkd.graph.term import Term
 from mmkd.graph.training_graph import TrainingGraph
+from mmkd.graph.value import Address
+from mmkd.graph.weighting import Share
 from mmkd.report import facts
 from mmkd.report.layout import Card, Port, Wire
 from mmkd.report.notation import Shapes, counted, over_run
@@ -16,7 +18,7 @@ from mmkd.report.notation import Shapes, counted, over_run
 
 @dataclass(eq=False)
 class Titled(Card):
-    """A card with its text. Roles are `batch student teacher projector mixer loss unused`."""
+    """A card with its text. Roles are `batch student teacher projector mixer schedule loss unused`."""
 
     title: str = ""
     role: str = "batch"
@@ -38,18 +40,22 @@ class Diagram:
         self.wires: list[Wire] = []
         self._sources: dict[str, tuple[Port, str]] = {}  # by address: the port that gives a value, its card's role
         self._batch = self._card(0, "batch", "batch", f"B = {self.shapes.batch}" if self.shapes.batch else "")
+        self._layers: dict[str, int] = {}  # by pass, projector and mixer
         for node in graph.roles.values():
             self._node(node)
-        depths: dict[str, int] = {}
-        for binding in graph.plan.derived:
-            depths[binding.name] = 1 + max((depths.get(a.node, 0) for _, a in facts.each_port(binding)), default=0)
-            self._derived(binding, 1 + depths[binding.name])
+        for step in graph.plan.steps:
+            if isinstance(step, Binding):
+                self._derived(step, self._after(address for _, address in facts.each_port(step)))
+            elif step.inner:
+                self._run(step, self._after(step.inner.values()))
         for name in (name for name in graph.bound if name not in graph.widths):
             self._card(2, name, "unused", "no loss reads it", [type(graph.bound[name].module).__name__])
-        last = 2 + max(depths.values(), default=0) + (not depths and bool(graph.bound))
+        last = 1 + max([1, *self._layers.values(), 2 if graph.bound else 1])
         total = Titled(last + 1, [Port("sum")], title="loss", role="loss")
         for term in graph.terms:
             self._term(term, last, total.left[0])
+        for lesson in (term for group in graph.lessons.values() for term in group):
+            self._term(lesson, last, None)
         self.cards.append(total)
 
     def _card(self, layer: int, title: str, role: str, mark: str = "", notes: list[str] | None = None) -> Titled:
@@ -77,15 +83,28 @@ class Diagram:
         runs = facts.runs_of(self.graph, node)
         if not runs:
             self._card(1, node.name, "unused", "not run", notes)
+        for run in runs:
+            if not run.inner:
+                self._run(run, 1)
+
+    def _run(self, run: NodeRun, layer: int) -> None:
+        node = run.node
+        notes = [facts.network(node), counted(facts.parameters(node.encoder)[1], "parameter")]
         role, mark = ("student", "trained") if node.trained else ("teacher", "averaged" if node.average else "frozen")
         notes += [f"{node.average.of}: {facts.rule(node.average)}"] if node.average else []
-        for run in runs:
-            card = self._card(1, run.id, role, mark, [*notes, *self._run_notes(run)])
-            for name, (source, shape) in self.graph.sources[run.id].items():
-                self._take(card, name, f"batch.{source}", shape=self.shapes.written(shape))
-            for key in facts.reads(run):
-                name = key.removeprefix(run.id).removeprefix(".")
-                self._give(card, key, Port(name, self.shapes.of(key), facts.is_tap(key)))
+        card = self._card(layer, run.id, role, mark, [*notes, *self._run_notes(run)])
+        self._layers[run.id] = layer
+        for name, (source, shape) in self.graph.sources[run.id].items():
+            self._take(card, name, f"batch.{source}", shape=self.shapes.written(shape))
+        for module, address in run.inner.items():
+            self._take(card, module, address.key, detached=address.detached)
+        for key in facts.reads(run):
+            name = key.removeprefix(run.id).removeprefix(".")
+            self._give(card, key, Port(name, self.shapes.of(key), facts.is_tap(key)))
+
+    def _after(self, addresses: Iterable[Address]) -> int:
+        """The layer after those of what is read."""
+        return 1 + max((self._layers.get(a.run, 1) for a in addresses), default=1)
 
     def _run_notes(self, run: NodeRun) -> Iterator[str]:
         if facts.stops(run):
@@ -103,20 +122,24 @@ class Diagram:
         followed = [f"{o} {over_run(s, self.graph.total_steps)}" for o, s in facts.followed(self.graph, binding.module)]
         notes = [type(binding.module).__name__, total, *followed]
         card = self._card(layer, binding.name, facts.kind(binding), kept, notes)
+        self._layers[binding.name] = layer
         for port, address in facts.each_port(binding):
             self._take(card, port, address.key, detached=address.detached)
         self._give(card, binding.name, Port("", self.shapes.of(binding.name)))
 
-    def _term(self, term: Term, layer: int, total: Port) -> None:
-        mark = "coupled" if term.loss.coupled else ""
+    def _term(self, term: Term, layer: int, total: Port | None) -> None:
+        mark = f"phase {term.phase}" if term.phase else "coupled" if term.loss.coupled else ""
         card = self._card(layer, term.name, "loss", mark, list(self._term_notes(term)))
         for port, address in facts.each_port(term.binding):
             self._take(card, port, address.key, detached=address.detached)
         for port, optional in (("mask", term.mask), ("sample_weight", term.sample_weight)):
             if optional is not None:
                 self._take(card, port, optional.key, detached=optional.detached)
+        if isinstance(term.weight, Share):
+            self._take(card, "weight", term.weight.address.key, detached=True)
         card.right.append(Port("", f"x {facts.weight(term, self.graph.total_steps)}"))
-        self.wires.append(Wire(card.right[-1], total, "loss"))
+        if total is not None:
+            self.wires.append(Wire(card.right[-1], total, "loss"))
 
     def _term_notes(self, term: Term) -> Iterator[str]:
         yield type(term.loss).__name__

@@ -14,7 +14,7 @@ from typing import Any
 
 from mmkd.report import fidelity
 from mmkd.report.chart import number
-from mmkd.report.comparison import comparison, metric
+from mmkd.report.comparison import PALETTE, comparison, metric
 from mmkd.report.curves import curves, evaluated, schedules, scores
 from mmkd.report.markup import Html, join, scrolling, table, tag
 from mmkd.report.observation import Observation
@@ -139,9 +139,10 @@ def _of_run(record: Record, sight: Sight, queries: int) -> Iterator[Section]:
         yield "What is missing", tag("ul", [tag("li", note) for note in notes], class_="notes")
     if held := record.scores():
         yield "Scores", _scores(record, held)
-    lines = {arm: (log, arm) for arm, log in record.logs.items() if log.numbers}
+    colours = {arm: f"c{i % PALETTE}" for i, arm in enumerate(record.stages.values())}
+    lines = {arm: (log, colours.get(arm, arm)) for arm, log in record.logs.items() if log.numbers}
     teachers = {arm: scored for arm, scored in held.items() if arm.split()[-1].strip("()") == "teacher"}
-    judged = {arm: (evaluated(record, arm), arm) for arm in record.logs}
+    judged = {arm: (evaluated(record, arm), colours.get(arm, arm)) for arm in record.logs}
     drawn = [*scores(judged, teachers, record.total), *curves(lines, record.total), *charts]
     if drawn:
         yield "Curves", tag("div", drawn, class_="charts")

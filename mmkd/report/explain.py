@@ -44,11 +44,13 @@ class _Explanation:
         if self.shapes.batch:
             yield f"B = {self.shapes.batch} in the example batch"
         yield from self._section("Networks", (self._node(node) for node in graph.roles.values()))
-        for kind, modules in (("Projectors", graph.projectors), ("Mixers", graph.mixers)):
+        named = {"Projectors": [*graph.projectors], "Mixers": [*graph.mixers], "Schedules": [*graph.weightings]}
+        for kind, modules in named.items():
             used = [binding for binding in graph.plan.derived if binding.name in modules]
             unused = [(name, [("unused", "no loss reads it")]) for name in modules if name not in graph.widths]
             yield from self._section(kind, [*map(self._derived, used), *unused])
-        yield from self._section("Losses", map(self._term, graph.terms))
+        lessons = [term for group in graph.lessons.values() for term in group]
+        yield from self._section("Losses", map(self._term, [*graph.terms, *lessons]))
         yield from self._section("Phases of a step, in order", map(self._phase, graph.phases))
         yield from self._section("Totals", [("", self._totals())])
         yield from self._section("Decided for this machine", [("", list(graph.decided.items()))] * bool(graph.decided))
@@ -101,6 +103,9 @@ class _Explanation:
         for name, (source, shape) in self.graph.sources[run.id].items():
             renamed = "" if source in (name, f"{run.id}.{name}") else f", from batch.{source}"
             yield "input", f"{name} {self.shapes.written(shape)}".rstrip() + renamed
+        for module, address in run.inner.items():
+            note = "  detached: no gradient flows back" if address.detached else ""
+            yield "inner input", f"{module} <- {address} {self.shapes.of(address.key)}".rstrip() + note
         taps = {tap.key: tap for tap in run.recorder.taps}
         for key in facts.reads(run):
             notes = []
@@ -110,7 +115,15 @@ class _Explanation:
                 notes.append("tap" if facts.is_tap(key) else f"at {taps[key].path}")
                 notes += ["copied, since the network writes into it afterwards"] if taps[key].clone else []
             yield "read", f"{key} {self.shapes.of(key)}" + (f" ({', '.join(notes)})" if notes else "")
-        yield "pass", self._pass(run) + ("" if run.node.trained else "; under no_grad")
+        yield "pass", self._pass(run) + self._gradient(run)
+
+    @staticmethod
+    def _gradient(run: NodeRun) -> str:
+        if run.graph:
+            return "; its graph is kept, since a loss takes derivatives in it"
+        if run.moving:
+            return "" if run.node.trained else "; gradient flows through to its inner inputs"
+        return "; under no_grad"
 
     @staticmethod
     def _pass(run: NodeRun) -> str:
@@ -155,7 +168,7 @@ class _Explanation:
         if term.loss.coupled:
             least = f"; at least {term.loss.min_batch}" if term.loss.min_batch > 1 else ""
             said.append(("coupled", f"compares the samples of a batch with each other{least}"))
-        return f"{term.name}: loss", said
+        return f"{term.name}: loss" + (f" of phase {term.phase}" if term.phase else ""), said
 
     @staticmethod
     def _component(binding: Binding) -> Fact:
@@ -183,6 +196,12 @@ class _Explanation:
 
     def _phase(self, phase: Phase) -> tuple[str, list[Fact]]:
         moved = counted(facts.moved(phase), "parameter")
+        if phase.schedule:
+            lessons = some([term.name for term in self.graph.lessons[phase.name]])
+            every = self.graph.weightings[phase.name].schedule.interval
+            often = "once per step" if every == 1 else f"once in {every} steps"
+            said = [("moves", f"{moved}, {often}"), ("optimizer", f"Adam, lr {phase.lr:g}")]
+            return f"{phase.name}: descends {lessons} as it is after the students' next step", said
         if phase.term is None:
             return f"{phase.name}: descends the weighted sum of all losses", [("moves", f"{moved}, once per step")]
         heading = f"{phase.name}: {'ascends' if phase.ascend else 'descends'} {phase.term} alone"

@@ -14,6 +14,7 @@ from mmkd.graph.phase import Phase
 from mmkd.graph.term import Term
 from mmkd.graph.training_graph import TrainingGraph
 from mmkd.graph.value import Address, parse
+from mmkd.graph.weighting import Share
 from mmkd.report.notation import count, counted, over_run
 
 OWNERS = ("student", "auxiliary", "critic", "teacher")
@@ -59,11 +60,13 @@ def rule(average: Average) -> str:
     said += [f"momentum {average.momentum:.4g}"] if average.kind == "ema" else []
     said += [f"from step {average.start}"] if average.start else []
     said += [f"every {counted(average.every, 'step')}"] if average.every > 1 else []
+    if average.batch_norm == "refresh":
+        said.append(f"BatchNorm refreshed over {counted(average.refresh_batches, 'batch')}")
     return ", ".join(said)
 
 
 def kind(binding: Binding) -> str:
-    """Whether something bound is a projector or a mixer."""
+    """Whether something bound is a projector, a mixer or a schedule."""
     return kind_of(type(binding.module)) or "component"
 
 
@@ -103,7 +106,9 @@ def budget(graph: TrainingGraph) -> str:
 
 
 def weight(term: Term, total: int) -> str:
-    """The weight of a loss: a number, or where its schedule starts and ends."""
+    """The weight of a loss: a number, where its schedule starts and ends, or the schedule's name."""
+    if isinstance(term.weight, Share):
+        return str(term.weight)
     return over_run(term.weight, total) if isinstance(term.weight, Schedule) else f"{term.weight:.4g}"
 
 

@@ -21,6 +21,7 @@ COLOURS = {
     "teacher": ("#54708c", "#eff3f7"),
     "projector": ("#bf6516", "#fdf5ec"),
     "mixer": ("#0f766e", "#eff8f6"),
+    "schedule": ("#9a3412", "#fdf3ec"),
     "loss": ("#6d4aa3", "#f6f2fb"),
     "unused": ("#b4b8bd", "#fafafa"),
 }
@@ -106,7 +107,7 @@ class _Picture:
     def _legend(self) -> Iterator[tuple[str, str]]:
         words = {
             "student": "student: trained", "teacher": "teacher: frozen", "projector": "projector", "mixer": "mixer",
-            "loss": "loss",
+            "schedule": "schedule", "loss": "loss",
         }  # fmt: skip
         roles = {card.role for card in self.cards}
         yield from ((role, text) for role, text in words.items() if role in roles)

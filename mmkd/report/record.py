@@ -48,6 +48,8 @@ class Record:
     provenance: dict[str, Any] = field(default_factory=dict)
     exports: dict[str, dict[str, Any]] = field(default_factory=dict)
     """By arm: what `config.json` of the exported model says."""
+    stages: dict[str, str] = field(default_factory=dict)
+    """Stages before the last one: what their log is called, by name."""
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -64,6 +66,11 @@ class Record:
                 self.logs[arm] = self._log(home / "log.jsonl")
             if (home / "student" / "config.json").is_file():
                 self.exports[arm] = self._json(home.relative_to(self.folder) / "student" / "config.json")
+        known = list(_map(self.results.get("stages")))
+        stages = [path for path in (self.folder / "stages").glob("*") if path.is_dir()]
+        for path in sorted(stages, key=lambda path: (known.index(path.name) if path.name in known else 99, path.name)):
+            self.stages[path.name] = f"stage {path.name}"
+            self.logs[f"stage {path.name}"] = self._log(path / "log.jsonl")
         if not self.results:
             self.notes.append(f"The run has not ended: its last logged step is {self.logs['student'].last}.")
 
@@ -79,13 +86,14 @@ class Record:
         return max(int(ended) if isinstance(ended, int) else 0, planned or 0, *(log.last for log in self.logs.values()))
 
     def scores(self) -> dict[str, dict[Place, float]]:
-        """Final scores by whose they are: teachers, students, baseline.
+        """Final scores by whose they are: teachers, students, baseline, earlier stages.
 
         Where the run has not ended they are those of the last evaluation.
         """
         teachers = {f"{name} (teacher)": arm for name, arm in _map(self.results.get("teachers")).items()}
         arms = {"teacher": self.results.get("teacher"), **teachers}
         arms |= {name: self.results.get(name) for name in ("student", "baseline")}
+        arms |= {arm: _map(self.results.get("stages")).get(name) for name, arm in self.stages.items()}
         found = {name: dict(_flat(_map(arm).get("scores"))) for name, arm in arms.items()}
         for arm, log in self.logs.items():
             if not found[arm] and log.scores:

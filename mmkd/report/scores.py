@@ -7,9 +7,11 @@ from typing import Any
 
 
 def columns(results: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """Scores by whose they are, in the order in which they stand: each teacher, the students, the baseline."""
+    """Scores by whose they are, in the order in which they stand: each teacher, earlier stages, the students, the
+    baseline."""
     several = {f"{name} (teacher)": arm for name, arm in results.get("teachers", {}).items()}
-    arms = {"teacher": results.get("teacher"), **several, **{arm: results.get(arm) for arm in ("student", "baseline")}}
+    ended = {name: results.get(name) for name in ("student", "baseline")}
+    arms = {"teacher": results.get("teacher"), **several, **results.get("stages", {}), **ended}
     return {name: arm["scores"] for name, arm in arms.items() if arm is not None}
 
 

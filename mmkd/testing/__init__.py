@@ -18,6 +18,7 @@ from mmkd.testing.metric import check_metric as check_metric
 from mmkd.testing.mixer import check_mixer as check_mixer
 from mmkd.testing.plugin import check_plugin as check_plugin
 from mmkd.testing.probe import ConformanceError as ConformanceError, Failure as Failure
+from mmkd.testing.procedure import check_procedure as check_procedure
 from mmkd.testing.projector import check_projector as check_projector
 from mmkd.testing.samples import samples as samples
 from mmkd.testing.schedule import check_schedule as check_schedule

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
+from mmkd.graph.training_graph import TrainingGraph
+from mmkd.testing.curator_batch import BATCH, BatchCase
 from mmkd.testing.module import idle_options, refuses_to_build
 from mmkd.testing.probe import ProbeFailure, Probes, ask, require
 from mmkd.testing.sameness import difference
@@ -176,18 +178,27 @@ def check_curator(
     *,
     options: Mapping[str, Any] | None = None,
     samples: Sequence[Mapping[str, Any]] | None = None,
+    graph: TrainingGraph | Callable[[], TrainingGraph] | None = None,
     inert: tuple[str, ...] = (),
 ) -> list[str]:
     """Ask a curator everything that the contract promises; returns the names of the probes that ran.
+
+    One that changes raw samples is asked about `draw` and `apply`, one that changes batches about `curate`.
 
     Args:
         target: a class or an instance.
         options: options of the class.
         samples: raw samples; four with image, text, label and key otherwise.
+        graph: for a curator of batches: a graph that is set up and can collate the samples, or a function that makes it.
         inert: options that need not change anything on these samples.
 
     Raises:
         ConformanceError: some probes failed; it names all of them.
     """
-    specimen = Specimen(target, options)
-    return ask(f"curator {specimen.cls.__name__}", CuratorCase(specimen, samples, inert), CURATOR)
+    specimen: Any = Specimen(target, options)
+    title, cls, ran = f"curator {specimen.cls.__name__}", specimen.cls, []
+    if cls.of_samples():
+        ran += ask(title, CuratorCase(specimen, samples, inert), CURATOR)
+    if cls.of_batches():
+        ran += ask(title, BatchCase(specimen, graph, samples, inert), BATCH)
+    return ran

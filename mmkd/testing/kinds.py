@@ -10,6 +10,7 @@ from mmkd.testing.encoder import check_encoder
 from mmkd.testing.loss import check_loss
 from mmkd.testing.metric import check_metric
 from mmkd.testing.mixer import check_mixer
+from mmkd.testing.procedure import check_procedure
 from mmkd.testing.projector import check_projector
 from mmkd.testing.schedule import check_schedule
 
@@ -20,6 +21,7 @@ CHECKS: dict[str, Callable[..., list[str]]] = {
     "loss": check_loss,
     "schedule": check_schedule,
     "curator": check_curator,
+    "procedure": check_procedure,
     "metric": check_metric,
     "dataset": check_dataset,
 }

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mmkd import yaml
+from mmkd import Curator, yaml
 from mmkd.discovery import Plugin
 from mmkd.errors import MmkdError, PluginError
 from mmkd.plugins import host
@@ -175,7 +175,10 @@ def _component(entry: Entry, case: Any, samples: Sequence[Any] | None) -> Verdic
     cls = entry.load()
     own = getattr(cls, "conformance", {})
     for said in ({**own, **each} for each in (case if isinstance(case, list) else [case or {}])):
-        if why := _unbuilt(Specimen(cls, said.get("options")), bool(said)):
+        why = _unbuilt(Specimen(cls, said.get("options")), bool(said))
+        if issubclass(cls, Curator) and cls.of_batches() and "graph" not in said:
+            why = "changes batches, for which it needs a graph"
+        if why:
             verdict.unbuilt = why
             continue
         given = {"samples": samples} if entry.kind in SAMPLED and samples else {}

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from engine.toys import data as toy_data, networks
+from goldens import cases
 from graph.nets import CLASSES, WIDTH, batch, build, made, mlp
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -73,6 +74,18 @@ def test_ema_is_the_closed_form() -> None:
             closed = closed + (1 - momentum) * momentum ** (steps - k) * states[k][key]
         torch.testing.assert_close(value, closed, rtol=1e-6, atol=1e-7)
         assert not torch.equal(value, states[-1][key])
+
+
+def test_uniform_is_that_of_wakd_by_its_authors() -> None:
+    """Theirs copies the network at step `begin` and averages all later ones in; ours starts after `start` steps."""
+    for options, inputs, output, _ in cases("wakd"):
+        source, target = (nn.Linear(3, 2, bias=False).double() for _ in range(2))
+        rule = Average("student", "uniform", start=options["begin"] - 1)
+        for step, now in enumerate(inputs["weights"], 1):
+            source.weight.data = now
+            rule.update(target, source, step)
+        torch.testing.assert_close(target.weight.data, output)
+        assert not torch.allclose(target.weight.data, inputs["weights"].mean(0)) or options["begin"] == 1
 
 
 def test_ema_of_a_half_is_exact() -> None:

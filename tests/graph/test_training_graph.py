@@ -443,7 +443,7 @@ def test_networks_run_once_for_all_phases() -> None:
 
 def test_a_graph_with_critics_has_no_single_loss_to_descend() -> None:
     graph = graph_of(Duel())
-    with pytest.raises(GraphError, match="critics with optimisers of their own") as caught:
+    with pytest.raises(GraphError, match="phases with optimisers of their own") as caught:
         graph(batch())
     assert caught.value.exists == ("own.critic", "main")
     with torch.no_grad():

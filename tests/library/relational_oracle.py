@@ -143,20 +143,22 @@ def trg_inner(student: Rows, teacher: Rows) -> float:
     return sum((c[0][i][j] - c[1][i][j]) ** 2 for i in range(n) for j in range(n)) / n**2
 
 
-def trg_local(student: Rows, teacher: Rows, neighbours: int, sigma: float) -> list[float]:
+def trg_local(
+    student: Rows, teacher: Rows, neighbours: int, sigma: float, normalize: bool = True, reverse: bool = False
+) -> list[float]:
     """Rows are the tokens of all samples; one loss each."""
     n = len(student)
 
     def graph(x: Rows) -> Rows:
-        x = [unit(row) for row in x]
+        x = [unit(row) for row in x] if normalize else x
         near = [
             sorted((k for k in range(n) if k != j), key=lambda k: distance(x[k], x[j]))[:neighbours] for j in range(n)
         ]
         return [[math.exp(-(distance(x[i], x[j]) ** 2) / 2 / sigma) if i in near[j] else 0.0 for j in range(n)]
                 for i in range(n)]  # fmt: skip
 
-    a_s, a_t = graph(student), graph(teacher)
-    return [kl(softmax(a_t[i]), softmax(a_s[i])) for i in range(n)]
+    a, b = (graph(x) for x in ((student, teacher) if reverse else (teacher, student)))
+    return [kl(softmax(a[i]), softmax(b[i])) for i in range(n)]
 
 
 def minilm(student: Rows, teacher: Rows, heads: int) -> float:

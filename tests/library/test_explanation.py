@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 import mmkd
 from mmkd.errors import GraphError
-from mmkd.library.losses.explanation import ExplanationMatch, gradcam
+from mmkd.library.losses.explanation import ExplanationMatch, GivenExplanation, gradcam
+from mmkd.testing import check_loss
 from tests.library import feature_oracle as oracle
 from tests.library.test_feature_losses import normal
 
@@ -24,7 +25,7 @@ def head(features: Tensor, weight: Tensor) -> Tensor:
 
 def test_gradcam_is_that_of_the_slow_formula() -> None:
     features, weight, label = normal(2, 3, 2, 2).requires_grad_(), normal(4, 3, seed=1), torch.tensor([3, 1])
-    cam = gradcam(head(features, weight), features, label)
+    cam = gradcam(head(features, weight), features, label, "features")
     for i in range(2):
         gradient = (2 * features[i] / 4 * weight[label[i]][:, None, None]).tolist()
         expected = oracle.gradcam(features[i].tolist(), gradient)
@@ -36,31 +37,43 @@ def test_gradient_of_the_gradient() -> None:
 
     def function(source: Tensor, weight: Tensor) -> Tensor:
         features = (source @ source.mT + source).tanh() + 1.5  # away from the corner of the ReLU
-        value: Tensor = ExplanationMatch()(head(features, weight), features, teacher, explanation)
+        value: Tensor = GivenExplanation()(head(features, weight), features, teacher, explanation)
         return value
 
     assert torch.autograd.gradcheck(function, (normal(2, 3, 3, 3).requires_grad_(), weight.requires_grad_()))
 
 
-def test_teacher_with_a_linear_head_needs_no_derivative() -> None:
+def test_the_teacher_is_explained_as_the_student_is() -> None:
     features, weight = normal(3, 5, 4, 4).requires_grad_(), normal(6, 5, seed=1)
-    logits = features.mean((2, 3)) @ weight.T
-    value = ExplanationMatch()(logits, features, logits, teacher_features=features, head=weight)
-    assert value.abs().max() < 1e-12
-    other = normal(3, 5, 2, 2, seed=2)
-    explanation = (weight[logits.argmax(1)][:, :, None, None] * other).sum(1).relu()
-    given = ExplanationMatch()(logits, features, logits, 7 * explanation[:, None])
-    torch.testing.assert_close(ExplanationMatch()(logits, features, logits, None, other, weight), given)
+    logits = head(features, weight)
+    assert ExplanationMatch()(logits, features, logits, features).abs().max() < 1e-12
+    other, own = normal(3, 7, 2, 2, seed=2).requires_grad_(), normal(6, 7, seed=3)
+    teacher = head(other, own)
+    label = teacher.argmax(1)
+    explanation = gradcam(teacher, other, label, "").detach()
+    given = GivenExplanation()(logits, features, teacher, 7 * explanation[:, None])
+    value = ExplanationMatch()(logits, features, teacher, other)
+    torch.testing.assert_close(value, given)
     assert given.max() > 0.1
-    small = F.adaptive_avg_pool2d(gradcam(logits, features, logits.argmax(1)), 2).flatten(1)
+    small = F.adaptive_avg_pool2d(gradcam(logits, features, label, ""), 2).flatten(1)
     torch.testing.assert_close(given, 1 - F.cosine_similarity(small, explanation.flatten(1)))
+    value.sum().backward()
+    assert other.grad is None and features.grad is not None
+
+
+def test_a_linear_head_needs_no_derivative() -> None:
+    """`g_c` is then a weight of the classifier: the closed form, up to a factor that the cosine does not see."""
+    features, weight = normal(3, 5, 4, 4).requires_grad_(), normal(6, 5, seed=1)
+    label = torch.tensor([0, 3, 5])
+    cam = gradcam(features.mean((2, 3)) @ weight.T, features, label, "")
+    torch.testing.assert_close(16 * cam, (weight[label][:, :, None, None] * features).sum(1).relu())
 
 
 @pytest.mark.parametrize("size", [0, 1])
 def test_small_batches_and_zeros(size: int) -> None:
     features = normal(size, 3, 2, 2).requires_grad_()
     logits = head(features, normal(4, 3, seed=1))
-    value = ExplanationMatch()(logits, features, normal(size, 4, seed=2), torch.zeros(size, 2, 2))
+    value = GivenExplanation()(logits, features, normal(size, 4, seed=2), torch.zeros(size, 2, 2))
     assert value.tolist() == [1.0] * size
     value.sum().backward()
     assert features.grad is not None and features.grad.isfinite().all()
@@ -70,7 +83,7 @@ def test_samples_do_not_see_each_other() -> None:
     def loss(rows: slice) -> Tensor:
         features = normal(4, 3, 2, 2)[rows].requires_grad_()
         teacher, explanation = normal(4, 4, seed=2)[rows], normal(4, 2, 2, seed=3).abs()[rows]
-        value: Tensor = ExplanationMatch()(head(features, normal(4, 3, seed=1)), features, teacher, explanation)
+        value: Tensor = GivenExplanation()(head(features, normal(4, 3, seed=1)), features, teacher, explanation)
         return value
 
     torch.testing.assert_close(torch.cat([loss(slice(0, 2)), loss(slice(2, 4))]), loss(slice(0, 4)))
@@ -79,20 +92,23 @@ def test_samples_do_not_see_each_other() -> None:
 def test_what_cannot_be_explained_is_an_error() -> None:
     features, teacher = normal(2, 3, 2, 2).requires_grad_(), normal(2, 4, seed=2)
     logits, explanation = head(features, normal(4, 3, seed=1)), torch.ones(2, 2, 2)
-    loss = ExplanationMatch()
+    loss = GivenExplanation()
     for student, tap in ((logits, features.clone()), (logits, features.detach()), (logits.detach(), features)):
-        with pytest.raises(GraphError, match="do not come from its features"):
+        with pytest.raises(GraphError, match="features: the logits do not come from these features"):
             loss(student, tap, teacher, explanation)
-    with pytest.raises(GraphError, match="bind either"):
-        loss(logits, features, teacher)
-    with pytest.raises(GraphError, match="bind either"):
-        loss(logits, features, teacher, explanation, features, normal(4, 3))
-    with pytest.raises(GraphError, match="do not fit"):
-        loss(logits, features, teacher, None, features, normal(4, 5))
+    with pytest.raises(GraphError, match="teacher_features: the logits do not come from these features"):
+        ExplanationMatch()(logits, features, logits.detach(), features)
     with pytest.raises(GraphError, match=r"\[B, H, W\]"):
         loss(logits, features, teacher, torch.ones(2, 4))
-    with torch.no_grad():
-        assert loss(logits, features, teacher, explanation).isnan().all()
+    with pytest.raises(GraphError, match=r"needs logits \[B, C\] twice"):
+        loss(logits, features, teacher[:, :2], explanation)
+    with pytest.raises(GraphError, match=r"needs a feature map \[B, E, G, V\]"):
+        ExplanationMatch()(logits, features, logits, features.flatten(1))
+
+
+@pytest.mark.parametrize("loss", [ExplanationMatch, GivenExplanation])
+def test_the_kit_finds_nothing(loss: type[mmkd.Loss]) -> None:
+    check_loss(loss)
 
 
 class Net(nn.Module):
@@ -130,7 +146,7 @@ def test_graph_trains_the_student_to_look_where_the_teacher_looks() -> None:
         "task": {"use": "core.cross_entropy", "student": "student.logits"},
         "why": {
             "use": "core.e2kd", "student": "student.logits", "features": "student/stage", "teacher": "teacher.logits",
-            "teacher_features": "teacher/stage", "head": "teacher/fc.weight",
+            "teacher_features": "teacher/stage",
         },
     }  # fmt: skip
     batch, distance = {"image": image, "label": label}, {}

@@ -114,9 +114,9 @@ def deit(values: Values) -> Tensor:
 def e2kd(values: Values) -> Tensor:
     features = values["features"] * 1
     logits = features.square().mean((2, 3)) @ values["weight"].T
-    teacher = values["teacher_features"].mean((2, 3)) @ values["head"].T
-    given = {"teacher_features": values["teacher_features"], "head": values["head"]}
-    return ExplanationMatch()(logits, features, teacher, **given).mean()
+    seen = values["teacher_features"].detach().requires_grad_()
+    teacher = seen.mean((2, 3)) @ values["head"].T
+    return ExplanationMatch()(logits, features, teacher, seen).mean()
 
 
 METHODS: dict[str, Callable[..., Tensor]] = {

@@ -82,6 +82,7 @@ CASES: dict[str, tuple[Callable[[], Loss], Callable[[int], Inputs]]] = {
     "wcord_global": (wcord, wide),
     "trg_inner": (TokenContext, tokens),
     "trg_local": (lambda: TokenNeighbours(None, neighbours=3), tokens),
+    "trg_local as printed": (lambda: TokenNeighbours(None, 3, 6.0, normalize=False, direction="reverse"), tokens),
     "trg_global": (lambda: TokenGraph(None), features((4, 6), (4, 6))),
     "minilm": (
         lambda: PairedRelations(2),
@@ -329,3 +330,18 @@ def test_what_needs_widths_says_so(make: Callable[[], Loss]) -> None:
 def test_options_out_of_range_are_refused(make: Callable[[], Loss]) -> None:
     with pytest.raises(RecipeError):
         make()
+
+
+def test_successive_pairs_against_loops() -> None:
+    student, teacher = normal(4, 3), normal(4, 3, seed=1)
+    gaps = (student - teacher).abs().tolist()
+    pairs = [oracle.dot(gaps[i], gaps[i + 1]) for i in range(3)]
+    value = CorrelationCongruence(pairs="successive")(student, teacher)
+    assert value.tolist() == pytest.approx([*(4 / 3 * x for x in pairs), 0.0])
+    assert value.mean().item() == pytest.approx(sum(pairs) / 3)
+    assert not torch.allclose(CorrelationCongruence()(student, teacher), value)
+    assert torch.autograd.gradcheck(CorrelationCongruence(pairs="successive"), [student.requires_grad_(), teacher])
+    for size in (0, 1):
+        assert CorrelationCongruence(pairs="successive")(student[:size], teacher[:size]).tolist() == [0.0] * size
+    with pytest.raises(GraphError, match="same shape"):
+        CorrelationCongruence(pairs="successive")(student, normal(4, 5))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mmkd import Loss
 from mmkd.library.losses.contrastive_gradient import ContrastiveGradient
+from mmkd.library.losses.correlation_congruence import CorrelationCongruence
 from mmkd.library.losses.crd import ContrastiveRepresentation
 from mmkd.library.losses.ickd import InterChannelCorrelation
 from mmkd.library.losses.minilm import RelationTransfer
@@ -58,6 +59,8 @@ def minilm(relation_heads: int) -> Callable[..., Tensor]:
 
 METHODS: dict[str, Callable[..., Callable[..., Tensor]]] = {
     "rkd": rkd,
+    "cc": lambda **options: mean_of(CorrelationCongruence(**options)),
+    "cc_successive": lambda **options: mean_of(CorrelationCongruence(**options)),
     "similarity_preserving": lambda: mean_of(SimilarityPreserving()),
     "pkt": pkt,
     "nst": lambda: mean_of(NeuronSelectivity()),

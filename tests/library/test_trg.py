@@ -24,6 +24,23 @@ def test_local_against_loops() -> None:
         torch.testing.assert_close(TokenNeighbours(None, neighbours, 0.5)(student, teacher), expected)
 
 
+def test_local_as_it_is_printed_against_loops() -> None:
+    """Tokens as they are, and the student's distribution first."""
+    student, teacher = normal(3, 4, 6), normal(3, 4, 8, seed=1)
+    rows = [x.flatten(0, 1).tolist() for x in (student, teacher)]
+    seen = []
+    for normalize in (True, False):
+        for direction in ("forward", "reverse"):
+            expected = oracle.trg_local(*rows, 3, 6.0, normalize, direction == "reverse")
+            loss = TokenNeighbours(None, 3, 6.0, normalize, direction)  # type: ignore[arg-type]
+            value = loss(student, teacher)
+            torch.testing.assert_close(value, torch.tensor(expected, dtype=torch.float64).view(3, 4).mean(1))
+            seen.append(value)
+    assert all(not torch.allclose(a, b) for i, a in enumerate(seen) for b in seen[:i])
+    shifted = TokenNeighbours(None, 3, 6.0, normalize=False)
+    torch.testing.assert_close(shifted(student + 5, teacher - 3), shifted(student, teacher))
+
+
 def test_global_is_info_nce_over_the_tokens() -> None:
     student, teacher = normal(3, 4, 6), normal(3, 4, 6, seed=1)
     plain = InfoNCE(0.3, symmetric=False)(student.flatten(0, 1), teacher.flatten(0, 1))

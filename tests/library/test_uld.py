@@ -7,6 +7,7 @@ from mmkd.errors import GraphError
 from mmkd.library.losses.uld import SortedDistance
 
 from . import logit_oracle as truth
+from .golden import agrees
 from .test_losses import normal
 
 student, teacher = normal(4, 3, 6) * 2, normal(4, 3, 9, seed=1) * 2
@@ -37,6 +38,10 @@ def test_classes_that_cannot_be_are_as_good_as_absent() -> None:
     value.sum().backward()
     assert padded.grad is not None
     assert padded.grad.isfinite().all()
+
+
+def test_agrees_with_its_authors() -> None:
+    agrees("uld", lambda o: (SortedDistance(o["temperature"]), 1.0, 0.0))
 
 
 def test_positions_correspond() -> None:

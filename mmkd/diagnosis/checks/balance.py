@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 import torch
 
-from mmkd.components import Schedule
 from mmkd.diagnosis.examination import Examination
 from mmkd.diagnosis.finding import Finding
 
@@ -37,7 +36,7 @@ def check(exam: Examination) -> Iterator[Finding]:
         )
         where = f"{term.binding.where}.weight"
         better = exam.weight(term) / ratio
-        if isinstance(term.weight, Schedule):
+        if not isinstance(term.weight, float):
             fix = f"multiply its weight by {1 / ratio:.1g}"
         else:
             fix = f"{where}={better:.1g}"

@@ -24,7 +24,7 @@ def check(exam: Examination) -> Iterator[Finding]:
             yield Finding("error", f"'{node.name}' is a teacher in training mode ({active[0]})", where, fix)
             continue
         before = {name: b.clone() for name, b in node.encoder.named_buffers()}
-        whole = {key: value.detach() for key, value in exam.values.items() if parse(key).node == node.name}
+        whole = {key: value.detach() for key, value in exam.addressed.items() if parse(key).node == node.name}
         parts = _in_halves(exam, node) if exam.size > 1 else exam.answers(node, exam.batch)
         tolerance = 1e-3 if exam.graph.precision == "fp32" else 5e-2
         if moved := [name for name, b in node.encoder.named_buffers() if not torch.equal(b, before[name])]:

@@ -31,7 +31,7 @@ def _inputs(batch: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 
 def _values(exam: Examination) -> Iterator[Finding]:
     finite = True
-    for key, value in exam.values.items():
+    for key, value in exam.addressed.items():
         node = exam.graph.roles.get(parse(key).node)
         bound = exam.graph.bound.get(key)
         where = exam.place(node.name) if node else bound.where if bound else "data.train"

@@ -19,8 +19,8 @@ class ConfidenceWeightedCrossEntropy(Loss):
     """Cross-entropy with the label, weighed by the teacher's largest probability, CWTM (Furlanello et al., 2018).
 
     `B * w_i / sum_j w_j * -log q_label` with `w_i = max_v softmax(teacher_i)_v`, so that the weights of a batch
-    average one. The teacher's answer itself is not used; a teacher equally sure of all samples leaves
-    `core.cross_entropy`.
+    average one: the paper's eq. 10. The teacher's answer itself is not used; a teacher equally sure of all samples
+    leaves `core.cross_entropy`.
 
     Shape: student, teacher `[B, C]`, label `[B]` -> `[B]`; nats.
 
@@ -42,9 +42,10 @@ class PermutedKL(Loss):
     """Divergence from the teacher with all but its first class permuted, DKPP (Furlanello et al., 2018).
 
     `T^2 KL(target || softmax(student / T))`. The target keeps the teacher's largest probability where it is and
-    permutes the others, so that it still tells how the rest is spread but no longer over which classes. A
-    permutation is drawn for each first class and each applied optimiser step (`update()`), from `seed`; within a
-    step it is the same however often and in whatever order samples come. With two classes it is `core.kl`.
+    permutes the others, so that it still tells how the rest is spread but no longer over which classes: the paper's
+    eq. 11, which does not say how often one permutes. Here a permutation is drawn for each first class and each
+    applied optimiser step (`update()`), from `seed`; within a step it is the same however often and in whatever order
+    samples come. With two classes it is `core.kl`.
 
     Shape: student, teacher `[B, C]` -> `[B]`, or `[B, T, C]` -> `[B, T]`; nats.
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mmkd import Loss
 from mmkd.errors import RecipeError
-from mmkd.library.losses.port import positive
+from mmkd.library.losses.port import positive, same_shape
 from mmkd.library.losses.relation import by_rows, flat, products
 
 
@@ -22,13 +22,16 @@ class CorrelationCongruence(Loss):
     `1 / B * sum_j (k(s_i, s_j) - k(t_i, t_j))^2` over embeddings of length one; its mean over the batch is the paper's
     `1 / B^2 * ||.||_F^2`. The `bilinear` kernel is the cosine `c`. The `gaussian` one, `exp(-gamma |x - y|^2)`, is by
     default its Taylor polynomial in the cosine, as in the paper: `exp(-2 gamma) sum_{p <= order} (2 gamma c)^p / p!`;
-    `order: null` is the kernel itself. Code that circulates under the method's name (RepDistiller) multiplies the
-    absolute errors of successive samples instead and is another loss.
+    `order: null` is the kernel itself. That is `kd_losses/cc.py` of AberHu/Knowledge-Distillation-Zoo.
+
+    The code that benchmarks name after the method (RepDistiller, `distiller_zoo/CC.py`, from the authors) is another
+    loss: `pairs: successive` gives it, `sum_d |s_i - t_i|_d |s_{i+1} - t_{i+1}|_d` over embeddings as they are and of
+    one width, for samples that happen to follow each other; the last of the batch has none.
 
     Shape: student `[B, ...]`, teacher `[B, ...]`, widths may differ -> `[B]`. A batch of one is a constant zero.
 
     Raises:
-        GraphError: the batches differ.
+        GraphError: the batches differ, or the widths do with successive pairs.
         RecipeError: gamma is not greater than zero or the order is negative.
     """
 
@@ -40,16 +43,23 @@ class CorrelationCongruence(Loss):
         kernel: Literal["gaussian", "bilinear"] = "gaussian",
         gamma: Annotated[float, Field(gt=0)] = 0.4,
         order: Annotated[int, Field(ge=0)] | None = 2,
+        pairs: Literal["all", "successive"] = "all",
     ) -> None:
         super().__init__()
-        self.kernel, self.order = kernel, order
+        self.kernel, self.order, self.pairs = kernel, order, pairs
         self.gamma = positive("core.correlation_congruence", "gamma", gamma)
         if order is not None and order < 0:
             raise RecipeError(f"order must be at least 0, not {order}", where="core.correlation_congruence")
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         positive("core.correlation_congruence", "gamma", self.gamma)
-        s, t = (F.normalize(x, dim=1) for x in flat("core.correlation_congruence", student, teacher))
+        values = flat("core.correlation_congruence", student, teacher)
+        if self.pairs == "successive":
+            s, t = same_shape("core.correlation_congruence", *values)
+            gap = (s - t).abs()
+            following = F.pad((gap[:-1] * gap[1:]).sum(1), (0, min(1, len(gap))))
+            return following * (len(gap) / max(1, len(gap) - 1))
+        s, t = (F.normalize(x, dim=1) for x in values)
 
         def loss(rows: slice) -> Tensor:
             k_s, k_t = (self._kernel(products(x[rows], x)) for x in (s, t))

@@ -24,8 +24,8 @@ class ContrastiveRepresentation(Loss):
     For an anchor x, its partner y and the N bank entries b of the partner's network: `-log h(x, y) - sum_b log(1 -
     h(x, b))`, `h(x, b) = e / (e + N c)` with `e = exp(x b / T)`, summed over the student and the teacher as
     anchor (Tian et al., 2020). Embeddings are linear, of width `dim` and length one; both heads are trained and serve
-    training only. As in the authors' code c is the mean of e, here over each sample's own row until the first
-    `update()` fixes it at the mean of that batch; the paper's is one by the size of the dataset.
+    training only. As in the authors' code (RepDistiller, `crd/`) c is the mean of e, here over each sample's own row
+    until the first `update()` fixes it at the mean of that batch; the paper's is one by the size of the dataset.
 
     The bank is a queue of the last `negatives` samples, so that no sample needs a number: `update()` puts the batch
     in, and random directions stand there before. Authors' code instead keeps one moving average for every

@@ -16,8 +16,9 @@ class InterChannelCorrelation(Loss):
     """Match which channels of a feature map fire together (ICKD-C: Liu et al., 2021).
 
     `1 / C * sum_cd (G_cd(student) - G_cd(teacher))^2` with `G_cd` the inner product of channels c and d over all
-    positions, each row divided by its norm, as in the authors' code. Maps may differ in size; a projector
-    brings the student to the teacher's number of channels (the authors': a 1x1 convolution with BatchNorm).
+    positions, each row divided by its norm, as in the authors' code (ADLab-AutoDrive/ICKD,
+    `Cifar100/distiller_zoo/ICKD.py`). Maps may differ in size; a projector brings the student to the teacher's number
+    of channels (the authors': a 1x1 convolution with BatchNorm).
 
     Shape: student `[B, C, H, W]`, teacher `[B, C, G, V]` -> `[B]`; also sequences `[B, L, C]`, `[B, M, C]`.
 

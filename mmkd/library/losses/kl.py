@@ -26,8 +26,8 @@ class KLDivergence(Loss):
 
     With `standardize`, each sample's logits are first brought to mean zero and variance one (Sun et al., 2024): the
     student need not match the size of the teacher's logits, only their relations. Logits must then be finite. The
-    authors' code divides by the unbiased deviation, the paper by this one; theirs at `T` is this at
-    `T sqrt(V / (V - 1))`.
+    authors' code (sunshangquan/logit-standardization-KD) divides by the unbiased deviation, the paper by this one;
+    theirs at `T` is this at `T sqrt(V / (V - 1))`, but for the factor `T^2`.
 
     Shape: student, teacher `[B, V]` -> `[B]`, or `[B, T, V]` -> `[B, T]`; nats.
 

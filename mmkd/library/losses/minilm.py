@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -12,6 +12,7 @@ from torch import Tensor
 from mmkd import Loss
 from mmkd.errors import GraphError, RecipeError
 from mmkd.library.losses.kl import divergence
+from mmkd.library.losses.layer_map import LayerMap, layer_pairs
 from mmkd.library.losses.port import widen
 from mmkd.library.losses.relation import by_rows, products
 
@@ -21,31 +22,52 @@ class RelationTransfer(Loss):
 
     For each pair of values x, all heads together are split anew into `relation_heads` heads; the loss is the mean over
     values, heads and tokens i of `KL(softmax_j(t_i t_j / sqrt(d_t)) || softmax_j(s_i s_j / sqrt(d_s)))`, d being the
-    width of a relation head. So widths and numbers of attention heads may differ. Queries, keys and values are taken
-    with a tap each, `student/layers.5.attention.query`, and weigh the same; any number of pairs will do. A token whose
-    `mask` is zero is neither related nor counted.
+    width of a relation head. So widths and numbers of attention heads may differ: the paper's eqs. 5 to 8 with equal
+    weights; its authors published no training code, that of bloomberg/minilmv2.bb agrees. Queries, keys and values are
+    taken with a tap each, `student/layers.5.attention.query`; any number of pairs will do. A token whose `mask` is zero
+    is neither related nor counted.
+
+    The paper takes one layer of each network (of a large teacher not the last). Several layers are listed one after
+    the other, `per_layer` values each (3: query, key, value), and `layers` says which belong together: `each` one to
+    one, `uniform`, `last`, `uniform_last` or `consecutive` (Udagawa et al., 2023, as in `core.hidden_states`).
 
     Shape: student list of `[B, L, D]`, teacher list of `[B, L, E]`, mask `[B, L]` -> `[B]`; nats.
 
     Raises:
-        GraphError: lists or sequences of different lengths, or a width that the heads do not divide.
+        GraphError: lists that do not fit the map, sequences of different lengths, or a width that the heads do not
+            divide.
         RecipeError: there is no relation head.
     """
 
-    def __init__(self, relation_heads: Annotated[int, Field(ge=1)] = 48) -> None:
+    conformance: ClassVar[dict[str, Any]] = {"inert": ("layers", "per_layer")}  # of one layer each, all maps are alike
+
+    def __init__(
+        self,
+        relation_heads: Annotated[int, Field(ge=1)] = 48,
+        layers: LayerMap = "each",
+        per_layer: Annotated[int, Field(ge=1)] = 1,
+    ) -> None:
         super().__init__()
-        self.relation_heads = relation_heads
+        self.relation_heads, self.layers, self.per_layer = relation_heads, layers, per_layer
         if relation_heads < 1:
             raise RecipeError(f"relation_heads must be at least 1, not {relation_heads}", where="core.minilm")
 
     def forward(self, student: list[Tensor], teacher: list[Tensor], mask: Tensor | None = None) -> Tensor:
-        if len(student) != len(teacher) or not student:
-            raise GraphError(
-                f"{len(student)} values of the student, {len(teacher)} of the teacher", where="core.minilm"
-            )
-        pairs = [(self._heads(s), self._heads(t)) for s, t in zip(student, teacher, strict=True)]
-        losses = [_relation_loss(s, t, None if mask is None else mask > 0) for s, t in pairs]
+        own, given = [self._heads(x) for x in student], [self._heads(x) for x in teacher]
+        valid = None if mask is None else mask > 0
+        losses = [_relation_loss(own[i], given[j], valid) for i, j in self._pairs(len(own), len(given))]
         return torch.stack(losses).mean(0)
+
+    def _pairs(self, students: int, teachers: int) -> list[tuple[int, int]]:
+        """The values that are compared: those of the mapped layers, in order."""
+        size = self.per_layer
+        if students % size or teachers % size:
+            raise GraphError(
+                f"{students} values of the student and {teachers} of the teacher are not {size} per layer",
+                where="core.minilm.per_layer",
+            )
+        mapped = layer_pairs("core.minilm", self.layers, students // size, teachers // size)
+        return [(i * size + k, j * size + k) for i, j in mapped for k in range(size)]
 
     def _heads(self, x: Tensor) -> Tensor:
         """Shape: `[B, L, D]` -> `[B, R, L, D / R]`."""

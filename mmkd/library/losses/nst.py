@@ -21,7 +21,8 @@ class NeuronSelectivity(Loss):
     Squared maximum mean discrepancy between the student's and the teacher's channels, each the pattern it makes over
     all positions, divided by its norm: `mean k(t, t') + mean k(s, s') - 2 mean k(s, t)` over channels. `kernel` is
     `linear`, `<x, y>`, `polynomial`, `<x, y>^2`, or `gaussian`, `exp(-|x - y|^2 / 2v)` with v the mean of `|s - t|^2`,
-    which sends no gradient. Numbers of channels may differ; the larger map is averaged down to the smaller.
+    which sends no gradient. Numbers of channels may differ; the larger map is averaged down to the smaller. The
+    polynomial one is that of RepDistiller (`distiller_zoo/NST.py`); the paper leaves open which pairs v is the mean of.
 
     Shape: student `[B, C, H, W]`, teacher `[B, E, G, V]` -> `[B]`; also `[B, L, D]`, `[B, L, E]` with D and E channels.
 

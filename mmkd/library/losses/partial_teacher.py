@@ -22,6 +22,7 @@ class ConfidenceKL(Loss):
     `(1 - p_y) / (C - 1)`; the loss is `T^2 KL(target || softmax(student / T))`. The teacher says how hard each sample
     is and nothing of how classes are alike. With two classes it is `core.kl`. Where every sample shared one `p_y` it
     would be label smoothing (`core.cross_entropy`, `label_smoothing`), the third partial teacher of that paper.
+    Written from accounts of the paper; it has no published code.
 
     Shape: student, teacher `[B, C]`, label `[B]` -> `[B]`; nats.
 
@@ -49,7 +50,8 @@ class ClassSimilarityKL(Loss):
     The target of every sample of class y is `softmax_v(c_yv / temperature)`, where `c_yv` is the cosine between the
     teacher's classifier weights of classes y and v; the loss is `KL(target || softmax(student))`. All samples of a
     class share one target. With `power`, `c / temperature` is raised to it and keeps its sign. The temperature
-    shapes the target alone, hence no `T^2`.
+    shapes the target alone, hence no `T^2`. Written from accounts of the paper; it has no published code, and the
+    defaults are ours.
 
     Bind `classifier` to the weight of the teacher's last layer (`teacher/fc.weight`).
 

@@ -18,7 +18,8 @@ class ProbabilisticTransfer(Loss):
 
     `KL(p_i || q_i)` with `p_ij = a_ij / sum_k a_ik`, `a_ij = (cos(t_i, t_j) + 1) / 2` for the teacher, q for the
     student. By default a sample is not its own neighbour, as in the paper; with `include_self` it is, as in the
-    authors' code, whose value is ours divided by the batch size (a mean over pairs).
+    authors' code (passalis/probabilistic_kt, `nn/pkt.py`), whose value is ours divided by the batch size (a mean over
+    pairs).
 
     Shape: student `[B, ...]`, teacher `[B, ...]`, widths may differ -> `[B]`; nats. A batch of one or, without
     `include_self`, of two is a constant zero.

@@ -13,8 +13,8 @@ class SimilarityPreserving(Loss):
     """Match which samples activate the networks alike (SP: Tung and Mori, 2019).
 
     `1 / B * sum_j (G_ij(student) - G_ij(teacher))^2`, where G are the inner products of the flattened activations,
-    each row divided by its norm. Its mean over the batch is the paper's `1 / B^2 * ||.||_F^2`. Maps may differ in
-    width and in size, since only samples are compared.
+    each row divided by its norm. Its mean over the batch is the paper's `1 / B^2 * ||.||_F^2` (RepDistiller,
+    `distiller_zoo/SP.py`). Maps may differ in width and in size, since only samples are compared.
 
     Shape: student, teacher `[B, ...]` -> `[B]`. A batch of one is a constant zero.
 

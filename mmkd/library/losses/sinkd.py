@@ -22,8 +22,9 @@ class SinkhornKD(Loss):
     supports are disjoint a KL explodes and a JSD is flat, but this still says which way is nearer.
 
     The plan lets mass go to other samples' predictions, so it is small but not zero where student and teacher
-    agree, and tends to zero there as `epsilon` falls. As in the authors' code the gradient runs through the plan and
-    there is no factor `T^2`; they add up over the batch and weigh with 0.001 or 0.0008.
+    agree, and tends to zero there as `epsilon` falls. As in the authors' code (2018cx/SinKD, `loss.py`) the gradient
+    runs through the plan and there is no factor `T^2`; they add up over the batch and weigh with 0.001 or 0.0008. For
+    sequences their code takes the softmax over positions instead of classes; here a row is one decision.
 
     Shape: student, teacher `[B, C]` -> `[B]`, from 0 to 2.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +22,7 @@ class TokenContext(Loss):
     """Match how similar the tokens of one sample are (TRG, "inner": Zhang et al., 2023).
 
     `mean_ij (c_ij(teacher) - c_ij(student))^2` with `c = softmax_j(x_i x_j / sqrt(width))` over all tokens of a
-    sample. Widths may differ.
+    sample: the paper's contextual loss, read in a digest of it, as no code is published. Widths may differ.
 
     Shape: student `[B, L, D]`, teacher `[B, L, E]`, or maps `[B, D, H, W]` -> `[B]`.
 
@@ -85,8 +85,13 @@ class TokenNeighbours(SampledTokens):
     """Match which tokens of the batch are near which (TRG, "local": Zhang et al., 2023).
 
     `mean_i KL(softmax_j(A_ij(teacher)) || softmax_j(A_ij(student)))` with `A_ij = exp(-|x_i - x_j|^2 / 2 sigma)` where
-    i is one of the `neighbours` tokens nearest to j and zero elsewhere, in each network's own graph; tokens of length
-    one. A token is not its own neighbour. Which tokens are near sends no gradient. Widths may differ.
+    i is one of the `neighbours` tokens nearest to j and zero elsewhere, in each network's own graph. A token is not its
+    own neighbour. Which tokens are near sends no gradient. Widths may differ.
+
+    The paper's formulas, read in a digest of it, as no code is published, leave two things open, and results depend on
+    them. They do not say that tokens are brought to length one: `normalize: false` takes them as they are, where sigma
+    must be of the size of their squared distances. They print the student's distribution first, as the paper also does
+    for Hinton's divergence, which is the teacher's: `direction: reverse` takes that at its word.
 
     Shape: student `[B, L, D]`, teacher `[B, L, E]`, or maps `[B, D, H, W]` -> `[B]`; nats.
 
@@ -100,40 +105,46 @@ class TokenNeighbours(SampledTokens):
         tokens: Annotated[int, Field(ge=1)] | None = 8,
         neighbours: Annotated[int, Field(ge=1)] = 8,
         sigma: Annotated[float, Field(gt=0)] = 1.0,
+        normalize: bool = True,
+        direction: Literal["forward", "reverse"] = "forward",
     ) -> None:
         super().__init__("core.trg_local", tokens)
+        self.normalize, self.direction = normalize, direction
         self.neighbours = int(positive("core.trg_local", "neighbours", neighbours))
         self.sigma = positive("core.trg_local", "sigma", sigma)
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         s, t, count = self.sample(student, teacher)
-        s, t = F.normalize(s, dim=1), F.normalize(t, dim=1)
+        if self.normalize:
+            s, t = F.normalize(s, dim=1), F.normalize(t, dim=1)
         radius_s, radius_t = self._radius(s), self._radius(t)
 
         def loss(rows: slice) -> Tensor:
-            return divergence(self._affinity(t, rows, radius_t), self._affinity(s, rows, radius_s))
+            a_t, a_s = self._affinity(t, rows, radius_t), self._affinity(s, rows, radius_s)
+            return divergence(a_t, a_s) if self.direction == "forward" else divergence(a_s, a_t)
 
         return by_rows(loss, s, len(s)).view(len(student), count).mean(1)
 
     @torch.no_grad()
     def _radius(self, x: Tensor) -> Tensor:
-        """Cosine of each token with the last of its neighbours. Shape: `[N, D]` -> `[N]`."""
+        """Nearness of each token to the last of its neighbours. Shape: `[N, D]` -> `[N]`."""
         count = min(self.neighbours, len(x) - 1)
         if count < 1:
             return x.new_full((len(x),), math.inf)
-        return by_rows(lambda rows: _others(x, rows).topk(count, dim=1).values[:, -1], x, len(x))
+        return by_rows(lambda rows: _nearness(x, rows)[0].topk(count, dim=1).values[:, -1], x, len(x))
 
     def _affinity(self, x: Tensor, rows: slice, radius: Tensor) -> Tensor:
-        cosine = _others(x, rows)
-        near = cosine.detach() >= radius - 4 * torch.finfo(radius.dtype).eps
-        return torch.where(near, ((cosine - 1) / self.sigma).exp(), 0.0)
+        nearness, rounding = _nearness(x, rows)
+        near = nearness.detach() >= radius - rounding
+        return torch.where(near, (nearness / self.sigma).exp(), 0.0)
 
 
 class TokenGraph(SampledTokens):
     """Find each student token's own teacher token among those of the batch (TRG, "global": Zhang et al., 2023).
 
     `-log exp(cos(s_i, t_i) / T) / sum_j exp(cos(s_i, t_j) / T)` over tokens j of all samples, averaged over the tokens
-    of a sample. The paper lowers the temperature as training goes on: `temperature: {use: core.cosine, ...}`.
+    of a sample; read in a digest of the paper, as no code is published. The paper brings both to one width by a linear
+    projection and lowers the temperature as training goes on: `temperature: {use: core.cosine, ...}`.
 
     Shape: student, teacher `[B, L, D]` or maps `[B, D, H, W]` -> `[B]`; nats.
 
@@ -162,10 +173,15 @@ class TokenGraph(SampledTokens):
         return by_rows(loss, s, len(s)).view(len(student), count).mean(1)
 
 
-def _others(x: Tensor, rows: slice) -> Tensor:
-    """Cosines with all tokens, its own being minus infinity. Shape: `[N, D]` -> `[R, N]`."""
-    own = torch.arange(len(x), device=x.device)
-    return products(x[rows], x).masked_fill(own[rows, None] == own, -math.inf)
+def _nearness(x: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
+    """`-|x_i - x_j|^2 / 2` for all tokens j, its own being minus infinity, and how far rounding may be off.
+
+    Shape: `[N, D]` -> `[R, N]` twice.
+    """
+    own, squares = torch.arange(len(x), device=x.device), x.square().sum(1)
+    half = (squares[rows, None] + squares) / 2
+    nearness = (products(x[rows], x) - half).clamp(max=0.0)
+    return nearness.masked_fill(own[rows, None] == own, -math.inf), 4 * torch.finfo(x.dtype).eps * half.detach()
 
 
 def _tokens(component: str, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:

@@ -18,7 +18,9 @@ class SortedDistance(Loss):
 
     `sum_k |q_(k) - p_(k)|` with the student's and the teacher's probabilities each in falling order and the shorter
     filled up with zeros: the optimal transport between them where all classes are equally far apart. Positions
-    must correspond; vocabularies need not. As in the paper there is no factor `T^2`.
+    must correspond; vocabularies need not. As in the paper there is no factor `T^2`. The authors' code
+    (Nicolas-BZRD/llm-recipes, `models/distillation_model.py`) averages over a sequence before it averages over the
+    batch, the host over all tokens that count.
 
     Shape: student `[B, V]`, teacher `[B, W]` -> `[B]`, or `[B, T, V]`, `[B, T, W]` -> `[B, T]`; from 0 to 2.
 

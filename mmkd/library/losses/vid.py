@@ -25,7 +25,8 @@ class VariationalInformation(Loss):
     weigh less. At `v = 1` it is half of `core.mse`. It may be negative.
 
     The student's port is the predicted mean, so it comes from a projector; the authors' is
-    `{use: core.mlp, hidden: 1.0, depth: 2, activation: relu}`. Of two maps the larger is averaged down to the smaller.
+    `{use: core.mlp, hidden: 1.0, depth: 2, activation: relu}` (RepDistiller, `distiller_zoo/VID.py`, by the first
+    author). Of two maps the larger is averaged down to the smaller.
 
     Shape: student, teacher `[B, C]` or maps `[B, C, H, W]` -> `[B]`; `[B, L, C]` -> `[B, L]`.
 

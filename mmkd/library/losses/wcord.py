@@ -25,7 +25,7 @@ class WassersteinLocal(Loss):
     Primal form: `sum_ij pi_ij (1 - cos(s_i, t_j))`, pi the entropic plan between the two batches, each sample
     weighing `1 / B` (Chen et al., 2021); found in `iterations` rounds of Sinkhorn at a temperature of
     `epsilon`. Which feature came from which sample is not used; so the loss is zero, up to the entropy, wherever the
-    two batches are the same set.
+    two batches are the same set. Written from accounts of the paper; it has no published code.
 
     Shape: student, teacher `[B, D]` -> scalar, between 0 and 2.
 
@@ -57,7 +57,8 @@ class WassersteinGlobal(Loss):
     distance; features are of length one. The best g makes it minus the Wasserstein distance between the joint
     distribution of the features and the product of theirs, a lower bound of whose dependence critic and student raise
     together (Chen et al., 2021): so both descend this loss, the critic `steps` times, by Adam at `lr`,
-    before each step of the student. It has `layers` hidden layers of width `hidden`.
+    before each step of the student. It has `layers` hidden layers of width `hidden`. Written from accounts of the
+    paper; it has no published code, and critic and schedule are ours.
 
     Each layer's weight is divided by a bound of its largest singular value that exceeds it by a few percent, found by
     repeated squaring of `W W'`: unlike power iteration it is never too small and has no state.

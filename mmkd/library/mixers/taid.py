@@ -22,8 +22,9 @@ class TemporalInterpolation(Mixer):
     at least a straight line, hurries while the student does well, and is `end` after the last step. The first step
     only remembers its L. `alpha = 0` is the line alone; `start = end` is a fixed t.
 
-    The authors minimise the cross-entropy to the target, `core.kl` the divergence from it: the gradient is the same,
-    since the target sends none. Their step counts from 0, so that their line lies one step behind.
+    The authors (SakanaAI/TAID, `src/distil_losses/taid.py`) minimise the cross-entropy to the target, `core.kl` the
+    divergence from it: the gradient is the same, since the target sends none. Their step counts from 0, so that their
+    line lies one step behind.
 
     Shape: student, teacher `[B, V]` or `[B, T, V]`, mask `[B]` or `[B, T]` (what counts in L) -> as student; logits.
 

@@ -26,19 +26,24 @@ def configured(model: str, overrides: Mapping[str, Any]) -> Any:
     """
     with quiet(), _translated(model):
         config = AutoConfig.from_pretrained(str(folder(model)), **FILES_ONLY)
-        _override(config, overrides, "config")
+        override(config, overrides, "config")
     if getattr(config, "use_cache", False):
         config.use_cache = False
     return config
 
 
-def _override(config: Any, overrides: Mapping[str, Any], where: str) -> None:
+def override(config: Any, overrides: Mapping[str, Any], where: str) -> None:
+    """Replace entries of a config, nested ones by nested maps.
+
+    Raises:
+        MmkdError: there is no such entry.
+    """
     for name, value in overrides.items():
         if not hasattr(config, name):
             known = [entry for entry in config.to_dict() if not entry.startswith("_")]
             raise MmkdError(f"a {type(config).__name__} has no '{name}'", where=where, name=name, exists=known)
         if isinstance(value, Mapping) and isinstance(inner := getattr(config, name), PretrainedConfig):
-            _override(inner, value, f"{where}.{name}")
+            override(inner, value, f"{where}.{name}")
         else:
             setattr(config, name, value)
 

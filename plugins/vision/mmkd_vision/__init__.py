@@ -18,4 +18,10 @@ def mmkd_register(registry: mmkd.Registry) -> None:
     registry.curator("cutmix", "mmkd_vision.mix:CutMix", paper="CutMix", url="https://arxiv.org/abs/1905.04899")
     registry.dataset("image_folder", "mmkd_vision.image_folder:ImageFolder")
     registry.recipe("mobilenet_v2", "mmkd_vision:recipes/mobilenet_v2.yaml", paper="MobileNetV2")
+    registry.recipe(
+        "patient",
+        "mmkd_vision:recipes/patient.yaml",
+        paper="Patient-Consistent",
+        url="https://arxiv.org/abs/2106.05237",
+    )
     registry.recipe("efficientnet_lite", "mmkd_vision:recipes/efficientnet_lite.yaml", paper="EfficientNet")

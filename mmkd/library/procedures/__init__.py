@@ -1,0 +1,1 @@
+"""Training schemes around the graph."""
