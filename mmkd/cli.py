@@ -123,10 +123,17 @@ def distill(
         from mmkd.recipe import blaming
 
         with blaming(recipe):
-            run = mmkd.load_recipe(recipe, changes)  # before torch is imported: a typo shows at once
+            try:
+                run = mmkd.load_recipe(recipe, changes)  # before torch is imported: a typo shows at once
+            except MmkdError:
+                if not _leads():
+                    raise typer.Exit(1) from None
+                raise
             results = mmkd.distill(
                 run, output_dir=output_dir, resume=resume, baseline=baseline, preflight=preflight
             )
+    if not _leads():
+        return
     if json:
         _print_json(results)
     else:
@@ -349,6 +356,11 @@ def _overrides(given: Sequence[str] | None) -> list[str]:
         if "=" not in text:
             raise typer.BadParameter(f"'{text}' is not a change to the recipe; write key=value, as in train.lr=1e-3")
     return list(given or ())
+
+
+def _leads() -> bool:
+    """Whether this process speaks for those that torchrun has started."""
+    return int(os.environ.get("WORLD_SIZE", "1")) == 1 or os.environ.get("RANK", "0") == "0"
 
 
 def _count(number: int, kind: str) -> str:

@@ -133,6 +133,13 @@ class Encoder(nn.Module):
         """Whether the graph reads a value whose name starts with `prefix`."""
         return self.wanted is None or any(name.startswith(prefix) for name in self.wanted)
 
+    def unread(self) -> contextlib.AbstractContextManager[None]:
+        """Inside, passes of the network are the encoder's own affair, for one that runs it more than once in `forward`
+        (it writes, it asks twice): no tap reads them."""
+        from mmkd.graph.tap import unread
+
+        return unread()
+
     @contextlib.contextmanager
     def reading(self, wanted: frozenset[str] | None) -> Iterator[None]:
         """Inside, these values are `wanted`."""
@@ -145,7 +152,8 @@ class Encoder(nn.Module):
 
 
 class Part(nn.Module):
-    """What stands between the networks and the objective, its ports beside its options: projector, mixer, loss."""
+    """What stands between the networks and the objective, its ports beside its options: projector, mixer, schedule, loss.
+    """
 
     needs_graph: ClassVar[frozenset[str]] = frozenset()
     """Ports between which `forward` takes derivatives itself: `torch.autograd.grad(logits, features, create_graph=True)`.
@@ -154,6 +162,19 @@ class Part(nn.Module):
     and the other to a tap of the same pass (`teacher.logits`, `teacher/layer4`)."""
     setup: Callable[..., None] = _no_setup
     update: Callable[..., None] = _no_update
+
+    def example(self) -> dict[str, Any]:
+        """Valid inputs for the conformance kit, by port."""
+        from mmkd.signature import ports
+
+        generator = torch.Generator().manual_seed(0)
+        made: dict[str, Any] = {}
+        for name, port in ports(type(self)).items():
+            if name == "label":
+                made[name] = torch.randint(0, 8, (4,), generator=generator)
+            elif port.required:
+                made[name] = torch.randn(4, 8, generator=generator)
+        return made
 
 
 class Projector(Part):
@@ -180,19 +201,6 @@ class Loss(Part):
     """Needs all samples of the global batch at once (contrastive, relational)."""
     min_batch: ClassVar[int] = 1
     """The smallest batch this loss is defined for."""
-
-    def example(self) -> dict[str, Any]:
-        """Valid inputs for the conformance kit, by port."""
-        from mmkd.signature import ports
-
-        generator = torch.Generator().manual_seed(0)
-        made: dict[str, Any] = {}
-        for name, port in ports(type(self)).items():
-            if name == "label":
-                made[name] = torch.randint(0, 8, (4,), generator=generator)
-            elif port.required:
-                made[name] = torch.randn(4, 8, generator=generator)
-        return made
 
 
 class Schedule(Part):

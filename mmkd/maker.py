@@ -68,7 +68,7 @@ class Maker:
         """The options, and items of options that are lists, which follow a schedule."""
         for name, value in arguments.items():
             parameter = options(cls).get(name)
-            if parameter is None or parameter.nested:
+            if parameter is None or parameter.nested or parameter.maps:
                 continue
             if isinstance(value, Mapping) and "use" in value:
                 yield name, None, self.plain(value, f"{where}.{name}")

@@ -21,9 +21,11 @@ from mmkd.diagnosis.preflight import clear
 from mmkd.engine import checkpoint
 from mmkd.engine.batch_norm import refresh, stale
 from mmkd.engine.evaluation import Scores
+from mmkd.engine.group import joined
 from mmkd.engine.loop import Outcome, run
 from mmkd.errors import RecipeError, TrainingError
 from mmkd.exported import describe, write
+from mmkd.graph import ranks
 from mmkd.graph.plan import located
 from mmkd.graph.training_graph import TrainingGraph
 from mmkd.procedure import Stage
@@ -45,6 +47,8 @@ def distill(
 ) -> dict[str, Any]:
     """Train the students of a recipe, then its baseline; evaluate, export and report both.
 
+    In processes that torchrun has started, each trains on its part of every batch, and the first one writes.
+
     Args:
         recipe: a recipe, its file or id, or a mapping.
         output_dir: where the run goes; `runs/<name>` unless given.
@@ -63,7 +67,8 @@ def distill(
     """
     with blaming(recipe):
         loaded = load_recipe(recipe, overrides)
-        return _distill(loaded, output_dir, resume, nodes or {}, data, baseline, preflight and not resume)
+        with joined(loaded.train.device):
+            return _distill(loaded, output_dir, resume, nodes or {}, data, baseline, preflight and not resume)
 
 
 def _distill(
@@ -76,7 +81,10 @@ def _distill(
     if folder.exists() and any(folder.iterdir()):
         _check_resumable(folder, recipe, resume)
     trained = arms(recipe, folder, nodes, data, baseline=baseline)
-    _check_all(trained, preflight)
+    if ranks.leads():
+        with ranks.alone():
+            _check_all(trained, preflight)
+    ranks.wait()
     results: dict[str, Any] = {}
     for name, stages in trained.items():
         outcomes = _arm(stages, recipe, folder, name, resume)
@@ -88,9 +96,10 @@ def _distill(
             results[key] = {stage: {**_told(one), "steps": one.steps} for stage, one in earlier}
         results["steps"] = outcome.steps
     results["versions"] = _versions()
-    checkpoint.write_json(folder / "results.json", results)
-    for name, stages in trained.items():
-        describe(stages.home(stages.last) / "student", card(stages.last.recipe, results, name))
+    if ranks.leads():
+        checkpoint.write_json(folder / "results.json", results)
+        for name, stages in trained.items():
+            describe(stages.home(stages.last) / "student", card(stages.last.recipe, results, name))
     return results
 
 
@@ -162,7 +171,7 @@ def _arm(stages: Stages, recipe: Recipe, folder: Path, name: str, resume: bool) 
             ended = stages.finished(stage) if stage is not stages.last else None
             outcomes[stage.name] = ended or _stage(stages, stage, recipe, folder, name, title, resume)
     except BaseException:
-        if made and not _stepped(home):
+        if made and ranks.leads() and not _stepped(home):
             shutil.rmtree(home, ignore_errors=True)  # it never took a step: leave nothing behind
         raise
     return outcomes
@@ -181,7 +190,7 @@ def _stage(stages: Stages, stage: Stage, recipe: Recipe, folder: Path, name: str
     judge.check(graph)
     home = stages.home(stage)
     home.mkdir(parents=True, exist_ok=True)
-    if name == "student" and not (folder / "recipe.yaml").is_file():
+    if ranks.leads() and name == "student" and not (folder / "recipe.yaml").is_file():
         (folder / "recipe.yaml").write_text(recipe.to_yaml())
         provenance = {"versions": _versions(), "plugins": _plugins(), "decided": graph.decided}
         provenance["machine"] = _machine(graph.device)
@@ -191,9 +200,11 @@ def _stage(stages: Stages, stage: Stage, recipe: Recipe, folder: Path, name: str
         graph, arm, streams(arm, graph.plan, data), judge, home, resume=resume, title=title,
         on_best=lambda scores: write(graph, whole, home / "best", card(arm, {name: {"scores": scores}}, name)),
     )  # fmt: skip
-    write(graph, whole, home / "student", card(arm, {name: {"scores": outcome.scores}}, name))
-    if stage is not stages.last:
-        stages.finish(stage, outcome)
+    if ranks.leads():
+        write(graph, whole, home / "student", card(arm, {name: {"scores": outcome.scores}}, name))
+        if stage is not stages.last:
+            stages.finish(stage, outcome)
+    ranks.wait()
     return outcome
 
 

@@ -45,6 +45,12 @@ class Parameter:
         return _nested_kind(self.annotation)
 
     @property
+    def maps(self) -> bool:
+        """Whether an option takes maps as they are (`dict[str, Any] | None`), and not what they would make."""
+        kinds = (self.plain, *typing.get_args(self.plain))
+        return any(kind is dict or typing.get_origin(kind) is dict for kind in kinds)
+
+    @property
     def type_name(self) -> str:
         """The annotation as a reader writes it, with its constraints: `float (gt=0)`."""
         if self.annotation is Any:

@@ -153,6 +153,7 @@ def test_components_of_healthy_plugins_are_listed(everything: Any) -> None:
         "distribution": "mmkd-healthy",
         "version": "1.0",
         "paper": "Gap Paper",
+        "counts_as": "distinct formula",
         "summary": "Absolute gap between student and teacher.",
     }
 

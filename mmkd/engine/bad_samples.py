@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mmkd.engine.stream import BadSample
 from mmkd.errors import DataError
+from mmkd.graph import ranks
 
 
 class BadSamples:
@@ -25,24 +26,26 @@ class BadSamples:
         self.path, self.sizes, self.most = path, sizes, most
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
         whole = [json.loads(line) for line in lines if line.endswith("\n")]
-        if len(whole) < len(lines):  # a line that was cut short
+        if len(whole) < len(lines) and ranks.leads():  # a line that was cut short
             path.write_text("".join(lines[: len(whole)]), encoding="utf-8")
-        self._seen = {(bad["dataset"], bad["index"]) for bad in whole}
+        self._seen: set[tuple[str, int]] = ranks.agreed({(bad["dataset"], bad["index"]) for bad in whole})
 
     def __len__(self) -> int:
         return len(self._seen)
 
     def add(self, met: Sequence[BadSample]) -> None:
-        """Take in what a batch has met.
+        """Take in what a batch has met, on whichever rank.
 
         Raises:
             DataError: a dataset has more bad samples than is allowed.
         """
-        new = {(bad.dataset, bad.index): bad for bad in met if (bad.dataset, bad.index) not in self._seen}
+        all_met = ranks.listed(met)
+        new = {(bad.dataset, bad.index): bad for bad in all_met if (bad.dataset, bad.index) not in self._seen}
         if not new:
             return
-        with self.path.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(asdict(bad), ensure_ascii=False) + "\n" for bad in new.values())
+        if ranks.leads():
+            with self.path.open("a", encoding="utf-8") as file:
+                file.writelines(json.dumps(asdict(bad), ensure_ascii=False) + "\n" for bad in new.values())
         self._seen.update(new)
         counts = Counter(dataset for dataset, _ in self._seen)
         for bad in new.values():

@@ -18,25 +18,34 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from mmkd.errors import TrainingError
+from mmkd.graph import ranks
 from mmkd.graph.training_graph import TrainingGraph
 
 FORMAT = 1
 
 
 def save(folder: Path, graph: TrainingGraph, optimizers: Mapping[str, Optimizer], state: Mapping[str, Any]) -> Path:
-    """Write `folder/checkpoint-<step>` whole or not at all, then drop the one before it."""
+    """Write `folder/checkpoint-<step>` whole or not at all, then drop the one before it.
+
+    Every rank calls it, since each has random numbers of its own; the first one writes.
+    """
     target = folder / f"checkpoint-{graph.steps}"
+    drawn = ranks.listed([(_random_state(), random.getstate())])
+    if not ranks.leads():
+        return target
     aside = folder / f".checkpoint-{graph.steps}.part"
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     save_file(distinct(graph.state_dict()), aside / "graph.safetensors")
     tensors, scalars = _flatten({name: optimizer.state_dict()["state"] for name, optimizer in optimizers.items()})
-    save_file({**tensors, **_random_state()}, aside / "state.safetensors")
+    for rank, (random_state, _) in enumerate(drawn):
+        tensors |= {_of(rank) + name: tensor for name, tensor in random_state.items()}
+    save_file(tensors, aside / "state.safetensors")
     document = {
         "format": FORMAT,
         "step": graph.steps,
         "optimizers": scalars,
-        "python_random": random.getstate(),
+        **{f"{_of(rank)}python_random": python for rank, (_, python) in enumerate(drawn)},
         **state,
     }
     (aside / "state.json").write_text(json.dumps(document))
@@ -95,8 +104,15 @@ def restore(path: Path, graph: TrainingGraph, optimizers: Mapping[str, Optimizer
     for name, optimizer in optimizers.items():
         state = _unflatten(name, tensors, document["optimizers"])
         optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-    _restore_random(tensors, document["python_random"])
+    own = _of(ranks.rank())
+    if f"{own}python_random" in document:  # another number of ranks has other random numbers
+        mine = {name.removeprefix(own): tensor for name, tensor in tensors.items() if name.startswith(f"{own}rng.")}
+        _restore_random(mine, document[f"{own}python_random"])
     return document
+
+
+def _of(rank: int) -> str:
+    return f"rank{rank}/" if rank else ""
 
 
 def _flatten(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:

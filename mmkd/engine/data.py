@@ -12,6 +12,7 @@ from mmkd.components import Dataset, Sample
 from mmkd.engine.bad_samples import BadSamples
 from mmkd.engine.stream import BadSample, Place, Stream, read
 from mmkd.errors import MmkdError
+from mmkd.graph import ranks
 from mmkd.graph.collate import Collator, Prepared
 
 __all__ = ["Batches", "Order", "batches", "eval_batches", "first_batch", "read"]
@@ -23,17 +24,19 @@ class Order(Sampler[dict[str, list[Place]]]):
     Args:
         streams: what a step draws from.
         start, stop: batches to yield, counted from the beginning of the run.
+        shared: give this rank its part of each batch.
     """
 
-    def __init__(self, streams: Sequence[Stream], start: int, stop: int) -> None:
-        self._streams, self._start, self._stop = streams, start, stop
+    def __init__(self, streams: Sequence[Stream], start: int, stop: int, *, shared: bool = False) -> None:
+        self._streams, self._start, self._stop, self._shared = streams, start, stop, shared
 
     def __len__(self) -> int:
         return max(0, self._stop - self._start)
 
     def __iter__(self) -> Iterator[dict[str, list[Place]]]:
         for step in range(self._start, self._stop):
-            yield {stream.name: stream.places(step) for stream in self._streams}
+            whole = {stream.name: stream.places(step) for stream in self._streams}
+            yield {name: own[ranks.part(len(own))] for name, own in whole.items()} if self._shared else whole
 
 
 class Batches(torch.utils.data.Dataset[tuple[Any, list[BadSample]]]):
@@ -76,15 +79,16 @@ def batches(
     workers: int = 0,
     pin: bool = False,
     bad: BadSamples | None = None,
+    shared: bool = False,
 ) -> Iterator[dict[str, Any]]:
-    """Batches `start` to `stop` of the run; they do not depend on the number of workers.
+    """Batches `start` to `stop` of the run, or this rank's part of each; they do not depend on the number of workers.
 
     Raises:
         MmkdError: a sample is bad, or more of them than `bad` allows.
     """
     loader: DataLoader[Any] = DataLoader(
         Batches(streams, collator),
-        sampler=Order(streams, start, stop),
+        sampler=Order(streams, start, stop, shared=shared),
         batch_size=None,
         collate_fn=_as_it_is,
         num_workers=workers,

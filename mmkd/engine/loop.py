@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mmkd import plugins
-from mmkd.engine import checkpoint
+from mmkd.engine import checkpoint, group
 from mmkd.engine.bad_samples import BadSamples
 from mmkd.engine.batch_norm import refresh, refreshed
 from mmkd.engine.data import batches
@@ -20,6 +20,7 @@ from mmkd.engine.memory import remember
 from mmkd.engine.optimizer import learning_rate, optimizers, set_learning_rate
 from mmkd.engine.progress import Reporter
 from mmkd.engine.stream import Stream
+from mmkd.graph import ranks
 from mmkd.graph.collate import to_device
 from mmkd.graph.training_graph import TrainingGraph
 from mmkd.recipe import Recipe
@@ -50,15 +51,18 @@ def run(
 ) -> Outcome:
     """Train the graph as the recipe says; everything it writes goes into `folder`.
 
-    `on_best` is called whenever an evaluation beats all before it.
+    `on_best` is called whenever an evaluation beats all before it. Of several ranks, each trains on its part of every
+    batch; the first alone writes, speaks, and calls hooks and `on_best`.
     """
     train, data = recipe.train, recipe.data
     accumulate = train.gradient_accumulation_steps
     main, *_ = parted = [stream.split(accumulate) for stream in streams]
     total = graph.total_steps
     made = optimizers(graph, train)
+    group.begin(graph, parted, train.seed)
     state: dict[str, Any] = {"best": None, "seconds": 0.0}
-    with Reporter(folder / "log.jsonl", title) as report:
+    leads = ranks.leads()
+    with Reporter(folder / "log.jsonl" if leads else None, title, silent=not leads) as report:
         cached = [name for name, node in {**recipe.student_nodes(), **recipe.teacher_nodes()}.items() if node.cache]
         remember(graph, cached, main.dataset, [*main.views[""], *graph.curators], report.progress, skip=main.skip)
         if resume and (found := checkpoint.checkpoints(folder)):
@@ -73,6 +77,7 @@ def run(
         loaded = batches(
             parted, graph.collator(remembered=True), graph.steps * accumulate, total * accumulate,
             workers=data.workers, pin=graph.device.type == "cuda", bad=bad if main.skip else None,
+            shared=True,
         )  # fmt: skip
         guard = Guard(graph)
         graph.train()
@@ -82,7 +87,8 @@ def run(
             out = graph.step([to_device(part, graph.device) for part in parts], made, max_grad_norm=train.max_grad_norm)
             step = graph.steps
             guard.watch(step, out)
-            plugins.host().call("mmkd_step_end", graph=graph, step=step, losses=out)
+            if leads:
+                plugins.host().call("mmkd_step_end", graph=graph, step=step, losses=out)
             if step % train.log_every == 0 or step == total:
                 guard.drain()
                 speed = data.batch_size * (step - since) / max(1e-9, time.monotonic() - mark)
@@ -100,7 +106,8 @@ def run(
                 guard.drain()
                 state["seconds"] = time.monotonic() - started
                 path = checkpoint.save(folder, graph, made, state)
-                plugins.host().call("mmkd_checkpoint_saved", path=path, step=step)
+                if leads:
+                    plugins.host().call("mmkd_checkpoint_saved", path=path, step=step)
         if graph.attention is not None:
             report.say(f"attention: {graph.attention}")
         if bad:
@@ -117,7 +124,8 @@ def _best(
     found = first_number(scores)
     if found is None or (before is not None and found[1] <= before["value"]):
         return before
-    on_best(scores)
+    if ranks.leads():
+        on_best(scores)
     return {"step": step, "score": found[0], "value": found[1]}
 
 

@@ -15,15 +15,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 
 class Reporter:
-    """Progress on stderr and one JSON object per logged step in `log.jsonl`."""
+    """Progress on stderr unless `silent`, and one JSON object per logged step in `log.jsonl`."""
 
-    def __init__(self, log: Path | None, title: str) -> None:
+    def __init__(self, log: Path | None, title: str, *, silent: bool = False) -> None:
         self._log = log.open("a+", encoding="utf-8") if log else None
-        self._console = Console(stderr=True)
+        self._silent = silent
+        self._console = Console(stderr=True, quiet=silent)
         self._title = title
         name, note = TextColumn("{task.description}"), TextColumn("{task.fields[note]}")
         columns = name, BarColumn(12), MofNCompleteColumn(), note
-        self._live = Progress(*columns, console=self._console, disable=not self._console.is_terminal)
+        self._live = Progress(*columns, console=self._console, disable=silent or not self._console.is_terminal)
         self._tasks: dict[str, Any] = {}
         self._last = time.monotonic()
         self._first: tuple[int, float] | None = None
@@ -41,6 +42,8 @@ class Reporter:
 
     def progress(self, what: str, done: int, total: int, note: str = "") -> None:
         """Show that `done` of `total` is done; plain lines come at most every 5 seconds, and the last."""
+        if self._silent:
+            return
         if not self._live.disable:
             if what not in self._tasks:
                 self._tasks[what] = self._live.add_task(what, total=total, note=note)

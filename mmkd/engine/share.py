@@ -11,11 +11,10 @@ from torch import Tensor, distributed
 from mmkd.components import Dataset, Metric, Sample
 from mmkd.engine.data import read
 from mmkd.errors import GraphError
+from mmkd.graph import ranks
 
-
-def processes() -> int:
-    """How many processes evaluate together; 1 where torch.distributed is not initialised."""
-    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+processes = ranks.world
+"""How many processes evaluate together; 1 where torch.distributed is not initialised."""
 
 
 class Share(Dataset):
@@ -23,7 +22,7 @@ class Share(Dataset):
 
     def __init__(self, dataset: Dataset, batch: int) -> None:
         self.dataset = dataset
-        rank, world = distributed.get_rank(), distributed.get_world_size()
+        rank, world = ranks.rank(), ranks.world()
         batches = -(-len(dataset) // batch)
         first, last = (min(len(dataset), batches * place // world * batch) for place in (rank, rank + 1))
         self.places = range(first, last)

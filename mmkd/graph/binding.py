@@ -101,9 +101,10 @@ class Binding:
         }
 
 
-def undeclared(error: RuntimeError, module: nn.Module) -> str | None:
+def undeclared(error: Exception, module: nn.Module) -> str | None:
     """What is wrong where autograd says that one value is not made of another; None for any other error."""
-    if not any(said in str(error) for said in ("differentiated Tensors", "does not require grad")):
+    said = str(error) if isinstance(error, RuntimeError) else ""
+    if "differentiated Tensor" not in said and "does not require grad" not in said:
         return None
     declared = ", ".join(sorted(getattr(module, "needs_graph", ()))) or "nothing"
     return (

@@ -139,16 +139,13 @@ class NodeRun:
         self.recorder = Recorder(taps, feeds)
         self.moving = node.trained or bool(feeds)
         """Whether a gradient may have to flow back through it."""
-        self.leaves = bool(graph) and not node.trained and (
-            sum(key in self.published for key in graph) > 1 or not any(tap.graph for tap in taps)
-        )
+        begun = any(tap.graph for tap in taps) and sum(key in self.published for key in graph) <= 1
+        self.leaves = bool(graph) and not node.trained and not begun
         """Whether the graph begins at the network's inputs: no tap is there to begin it."""
         if node.cache and (feeds or graph):
-            reads = "takes inner inputs, which change" if feeds else "is differentiated in by a loss, which needs its graph"
-            raise GraphError(
-                f"the outputs of a network that {reads} cannot be remembered", where=f"{node.name}.cache",
-                next="remove `cache`",
-            )  # fmt: skip
+            it = "takes inner inputs, which change" if feeds else "is differentiated in by a loss, which needs its graph"
+            what = f"the outputs of a network that {it} cannot be remembered"
+            raise GraphError(what, where=f"{node.name}.cache", next="remove `cache`")
         self.wanted = frozenset([*self.published.values(), *(f"/{tap.path}" for tap in taps)])
         self.arguments = [(p, node.inputs.get(p, p), required) for p, required in node.encoder.inputs().items()]
         self.batch_norm = any(isinstance(m, _NormBase) and m.track_running_stats for m in node.encoder.modules())

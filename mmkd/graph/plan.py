@@ -50,7 +50,7 @@ class Plan:
         """Place in the recipe of each address that is read."""
         where = self.where
         by_run: dict[str, dict[str, Address]] = {}
-        depths: dict[str, int] = {}  # how many networks stand below a pass, projector or mixer on account of inner inputs
+        depths: dict[str, int] = {}  # by pass, projector and mixer: the length of the chain of networks below it
         derived: list[Binding] = []
         path: list[str] = []
 

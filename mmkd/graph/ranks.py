@@ -72,23 +72,31 @@ def listed(items: Sequence[Any]) -> list[Any]:
     return list(itertools.chain.from_iterable(found))
 
 
-def whole(values: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
+def agreed(item: Any) -> Any:
+    """The first rank's item, on every rank."""
+    if world() == 1:
+        return item
+    held = [item]
+    distributed.broadcast_object_list(held)
+    return held[0]
+
+
+def whole(values: Mapping[str, Tensor], keys: Iterable[str]) -> dict[str, Tensor]:
     """The values as of the global batch: the rows of all ranks in order, with gradient to their own rank.
 
     Rows may be uneven, and a rank may have none. Where other dimensions differ (sequences padded to the longest of a
     rank), zeros are put at the end, as in a batch padded to the longest of all. Numbers and parameters are no rows
-    and stay as they are; lists of anything are joined.
+    and stay as they are.
     """
     made = dict(values)
     wanted = {key: values[key] for key in dict.fromkeys(keys)}
-    rows = {k: v for k, v in wanted.items() if isinstance(v, Tensor) and v.dim() and not isinstance(v, nn.Parameter)}
+    rows = {key: v for key, v in wanted.items() if v.dim() and not isinstance(v, nn.Parameter)}
     for (key, value), shapes in zip(rows.items(), _shapes(list(rows.values())), strict=True):
         widest = [max(sizes) for sizes in zip(*shapes, strict=True)][1:]
         if list(value.shape[1:]) != widest:
             missing = [most - own for most, own in zip(widest, value.shape[1:], strict=True)]
             value = F.pad(value, [n for size in reversed(missing) for n in (0, size)])
         made[key] = _Gather.apply(value, [shape[0] for shape in shapes])
-    made.update({key: listed(value) for key, value in wanted.items() if isinstance(value, list)})
     return made
 
 
@@ -140,7 +148,7 @@ def _mean_in_place(tensors: Sequence[Tensor]) -> None:
     for bucket, flat, work in sent:
         work.wait()
         flat.div_(world())
-        pieces = flat.split([tensor.numel() for tensor in bucket])
+        pieces = torch.split(flat, [tensor.numel() for tensor in bucket])
         torch._foreach_copy_(bucket, [p.view(t.shape) for p, t in zip(pieces, bucket, strict=True)])
 
 
@@ -183,13 +191,13 @@ def broadcast(module: nn.Module) -> None:
 
 
 def _shapes(tensors: Sequence[Tensor]) -> list[list[list[int]]]:
-    """The shape of each tensor on every rank. Sizes travel on the CPU where the group can, so that no GPU is waited for."""
+    """The shape of each tensor on every rank; they travel on the CPU where the group can, so that no GPU waits."""
     if not tensors:
         return []
     on_cpu = "cpu" in str(distributed.get_backend_config()) or not tensors[0].is_cuda
     own = torch.tensor([n for t in tensors for n in t.shape], device="cpu" if on_cpu else tensors[0].device)
     found = own.new_empty(world(), len(own))
-    distributed.all_gather_into_tensor(found, own)
+    distributed.all_gather(list(found), own)
     splits = [[list(n) for n in _split(row, [t.dim() for t in tensors])] for row in found.tolist()]
     return [list(column) for column in zip(*splits, strict=True)]
 
@@ -209,11 +217,13 @@ class _Gather(torch.autograd.Function):
         held = value.new_zeros(most, *value.shape[1:])
         held[: len(value)] = value
         sent = held.flatten().view(torch.uint8)
-        found = sent.new_empty(len(rows) * len(sent))
+        found = sent.new_empty(len(rows), len(sent))
         if len(sent):
-            distributed.all_gather_into_tensor(found, sent)
-        parts = found.view(value.dtype).view(len(rows), *held.shape)
-        return parts.flatten(0, 1) if min(rows) == most else torch.cat([p[:n] for p, n in zip(parts, rows, strict=True)])
+            distributed.all_gather(list(found), sent)
+        parts = found.flatten().view(value.dtype).view(len(rows), *held.shape)
+        if min(rows) == most:
+            return parts.flatten(0, 1)
+        return torch.cat([part[:own] for part, own in zip(parts, rows, strict=True)])
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,6 +106,19 @@ def entrance(network: nn.Module, path: str, call: int, where: str) -> Feed:
     return Feed(written, path, children[path], call)
 
 
+_unread: ContextVar[bool] = ContextVar("unread", default=False)
+
+
+@contextlib.contextmanager
+def unread() -> Iterator[None]:
+    """Inside, no tap reads what passes through a module."""
+    token = _unread.set(True)
+    try:
+        yield
+    finally:
+        _unread.reset(token)
+
+
 class Watch:
     """The hooks on one module: they count its calls and hand over what its taps read.
 
@@ -123,7 +138,7 @@ class Watch:
             self._handles.append(module.register_forward_hook(self._after))
 
     def _before(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if not self._recorder.on:
+        if not self._recorder.on or _unread.get():
             return None
         self.calls += 1
         given = None
@@ -138,7 +153,7 @@ class Watch:
         return given
 
     def _after(self, _: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        if not self._recorder.on:
+        if not self._recorder.on or _unread.get():
             return None
         if not self._inputs and not self._feeds:
             self.calls += 1
@@ -275,7 +290,6 @@ class Recorder:
                 f"tap '{tap.key}' was overwritten in place after it was read",
                 next="build the graph with an example batch that takes the same branch",
             )
-
 
     def _check_feed(self, feed: Feed, times: int, put: Mapping[str, tuple[Tensor, int]]) -> None:
         if feed.key not in put:

@@ -85,7 +85,7 @@ class Term:
         if isinstance(mask := arguments.get("mask"), Tensor):
             return mask.sum()
         tensors = [t for v in arguments.values() for t in (v if isinstance(v, list) else [v])]
-        sizes = [len(t) for t in tensors if isinstance(t, Tensor) and t.dim()]
+        sizes = [len(t) for t in tensors if t.dim()]
         return 0 if 0 in sizes else sizes[0] if sizes else 1
 
     def unreduced(self, values: Mapping[str, Tensor], *, detached: bool = False) -> Tensor:

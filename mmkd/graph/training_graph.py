@@ -252,8 +252,7 @@ class TrainingGraph(nn.Module):
             return values
         coupled = [address.key for term in self.terms if term.loss.coupled for address, _ in term.readers()]
         told = [key for key in self._updates.reads if key not in coupled]
-        detached = {key: v.detach() if isinstance(v := values[key], Tensor) else v for key in told}
-        return ranks.whole({**values, **detached}, [*coupled, *told])
+        return ranks.whole({**values, **{key: values[key].detach() for key in told}}, [*coupled, *told])
 
     def values(self, batch: Mapping[str, Any], addresses: Iterable[str]) -> dict[str, Tensor]:
         """Any values of the grammar for one batch, by address: `graph.values(batch, ["student.embedding"])`.

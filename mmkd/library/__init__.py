@@ -15,6 +15,7 @@ RECIPES = (
     ("fitnets", "FitNets", "1412.6550"),
     ("ban", "BAN", "1805.04770"),
     ("dot", "DOT", "2307.08436"),
+    ("stable_kd", "StableKD", "2312.13223"),
     ("wcord", "WCoRD", "2012.08674"),
     ("trg", "TRG", "2306.12442"),
     ("understanding_kd", "Understanding-KD", "2002.03532"),
@@ -33,6 +34,7 @@ RECIPES = (
     ("nd", "ND", "2305.17007"),
     ("crd", "CRD", "1910.10699"),
     ("at", "AT", "1612.03928"),
+    ("vid", "VID", "1904.05835"),
     ("review_kd", "ReviewKD", "2104.09044"),
     ("dkd", "DKD", "2203.08679"),
 )
@@ -313,6 +315,12 @@ def mmkd_register(registry: Registry) -> None:
         url="https://arxiv.org/abs/1706.04599",
     )
     registry.metric(
+        "gradient_rescaling",
+        f"{home}.metrics.gradient_rescaling:GradientRescaling",
+        paper="Understanding-KD",
+        url="https://arxiv.org/abs/2002.03532",
+    )
+    registry.metric(
         "cka",
         f"{home}.metrics.cka:CKA",
         paper="CKA, OFA-KD",
@@ -329,6 +337,9 @@ def mmkd_register(registry: Registry) -> None:
         "generations", f"{home}.procedures.generations:Generations", paper="BAN", url="https://arxiv.org/abs/1805.04770"
     )
 
+    registry.procedure(
+        "blocks", f"{home}.procedures.blocks:Blocks", paper="StableKD", url="https://arxiv.org/abs/2312.13223"
+    )
     registry.procedure(
         "dot", f"{home}.procedures.dot:TwoMomenta", paper="DOT", url="https://arxiv.org/abs/2307.08436"
     )

@@ -120,7 +120,7 @@ class _Explanation:
     @staticmethod
     def _gradient(run: NodeRun) -> str:
         if run.graph:
-            return "; its graph is kept, since a loss takes derivatives in it"
+            return "; graph kept for the derivatives of a loss"
         if run.moving:
             return "" if run.node.trained else "; gradient flows through to its inner inputs"
         return "; under no_grad"

@@ -189,7 +189,7 @@ def check_curator(
         target: a class or an instance.
         options: options of the class.
         samples: raw samples; four with image, text, label and key otherwise.
-        graph: for a curator of batches: a graph that is set up and can collate the samples, or a function that makes it.
+        graph: for a curator of batches, a graph that is set up and can collate the samples, or a function that makes it
         inert: options that need not change anything on these samples.
 
     Raises:

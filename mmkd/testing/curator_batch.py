@@ -13,7 +13,7 @@ from torch import Tensor
 from mmkd.graph.training_graph import TrainingGraph
 from mmkd.testing.module import idle_options, kept, refuses_to_build
 from mmkd.testing.probe import ProbeFailure, Probes, require
-from mmkd.testing.sameness import difference, inner_state, tensors
+from mmkd.testing.sameness import difference, tensors
 from mmkd.testing.samples import samples as any_samples
 from mmkd.testing.specimen import Specimen
 from mmkd.testing.surroundings import changed, surroundings
@@ -93,7 +93,11 @@ def draw_matters(case: BatchCase) -> None:
 
     class Noting(case.specimen.cls):  # type: ignore[name-defined,misc]
         def curate(self, batch: Any, graph: Any, generator_of: Any) -> Any:
-            return super().curate(batch, graph, lambda key: drawn.append(key) or generator_of(key))
+            def noting(key: str) -> Any:
+                drawn.append(key)
+                return generator_of(key)
+
+            return super().curate(batch, graph, noting)
 
     curator = case.fresh()
     curator.__class__ = Noting
@@ -132,15 +136,12 @@ def batch_untouched(case: BatchCase) -> None:
 def state_untouched(case: BatchCase) -> None:
     """What a curator remembers is in no checkpoint."""
     graph, curator = case.graph, case.fresh()
-    case.curated(curator, graph=graph)  # what networks note at their first call is noted by now
-    graph.curators = ()
-    mine, networks = kept(vars(curator)), kept(inner_state(graph))
+    mine, networks = kept(vars(curator)), kept(_state(graph))
     for step in range(STEPS):
         case.curated(curator, step=step, graph=graph)
-    graph.curators, graph.steps = (), networks.get("steps", graph.steps)
     found = difference(mine, vars(curator))
     require(not found, f"curate changed the curator: {found}")
-    found = difference(networks, inner_state(graph))
+    found = difference(networks, _state(graph))
     require(not found, f"curate changed the graph: {found}")
 
 
@@ -193,6 +194,13 @@ def options_matter(case: BatchCase) -> None:
     """An option that does nothing is a typo or a lost line, and users will tune it."""
     idle = idle_options(case)
     require(not idle, f"nothing changes with option {', '.join(idle)}")
+
+
+def _state(graph: TrainingGraph) -> dict[str, Any]:
+    """Tensors of a graph, and which parts are trained."""
+    modes = {f"{name} (mode)": module.training for name, module in graph.named_modules()}
+    needs = {f"{name} (requires_grad)": p.requires_grad for name, p in graph.named_parameters()}
+    return {**dict(graph.named_parameters()), **dict(graph.named_buffers()), **modes, **needs}
 
 
 def _differs(whole: Mapping[str, Any], alone: Mapping[str, Any], row: int) -> str:

@@ -60,9 +60,11 @@ def options_documented(entry: Entry) -> None:
 @ENTRY("add a section `Shape:` with a layout for every port and the result")
 def shapes_documented(entry: Entry) -> None:
     """A port is bound by what it may hold."""
-    if entry.kind not in ("projector", "mixer", "loss", "metric"):
+    if entry.kind not in ("projector", "mixer", "loss", "schedule", "metric"):
         raise NotApplicable
     cls = entry.load()
+    if entry.kind == "schedule" and not ports(cls):
+        raise NotApplicable
     told = str(describe(entry)["shapes"])
     require(told, "the docstring has no section `Shape:`")
     silent = [n for n, p in ports(cls).items() if p.required and not re.search(rf"\b{n}\b", told)]

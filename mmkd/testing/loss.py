@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mmkd.testing.loss_batch import BATCH
 from mmkd.testing.loss_case import LossCase
+from mmkd.testing.loss_graph import GRAPH
 from mmkd.testing.loss_values import VALUES
 from mmkd.testing.module import MODULE, kept, options_matter
 from mmkd.testing.probe import NotApplicable, Probes, ask, require
@@ -84,4 +85,4 @@ def check_loss(
     case = LossCase(
         specimen, inputs, reference=reference, divergence=divergence, constant=constant, shared=shared, inert=inert
     )
-    return ask(f"loss {specimen.cls.__name__}", case, [*MODULE, *LOSS])
+    return ask(f"loss {specimen.cls.__name__}", case, [*GRAPH, *MODULE, *LOSS])

@@ -8,8 +8,10 @@ import pickle
 from collections.abc import Mapping
 from typing import Any
 
+from mmkd.signature import ports
 from mmkd.testing.module import refuses_to_build
 from mmkd.testing.probe import NotApplicable, Probes, ask, require
+from mmkd.testing.schedule_values import PROBES, WeightingCase
 from mmkd.testing.specimen import Specimen
 from mmkd.testing.surroundings import changed, surroundings
 
@@ -117,16 +119,27 @@ def options_matter(case: ScheduleCase) -> None:
     require(not idle, f"nothing changes with option {', '.join(idle)}")
 
 
-def check_schedule(target: Any, *, options: Mapping[str, Any] | None = None, inert: tuple[str, ...] = ()) -> list[str]:
+def check_schedule(
+    target: Any,
+    *,
+    options: Mapping[str, Any] | None = None,
+    inputs: Mapping[str, Any] | None = None,
+    inert: tuple[str, ...] = (),
+) -> list[str]:
     """Ask a schedule everything that the contract promises; returns the names of the probes that ran.
 
     Args:
         target: a class or an instance.
         options: options of the class; numbers without a default are filled in.
+        inputs: values by port, for one that reads values; its `example()` otherwise.
         inert: options that need not change anything.
 
     Raises:
         ConformanceError: some probes failed; it names all of them.
     """
     specimen = Specimen(target, options)
-    return ask(f"schedule {specimen.cls.__name__}", ScheduleCase(specimen, inert), SCHEDULE)
+    title = f"schedule {specimen.cls.__name__}"
+    if ports(specimen.cls) or (not specimen.lacking and any(True for _ in specimen.fresh().parameters())):
+        case = WeightingCase(specimen, inputs, reference=None, divergence=False, constant=(), shared=(), inert=inert)
+        return ask(title, case, PROBES)
+    return ask(title, ScheduleCase(specimen, inert), SCHEDULE)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 Patch = Mapping[str, Any]
@@ -17,8 +17,8 @@ BASE: dict[str, Any] = {
     "teacher": {},
     "student": {"use": "vision.convnet", "widths": [16, 32, 64], "blocks": [0, 1, 1], "activation": "relu"},
     "losses": {"label": {"use": "core.cross_entropy", "student": "student.logits", "mask": "batch.labelled"}},
-    "data": {"batch_size": 64},
-    "train": {"steps": 200, "lr": 4.0e-3, "weight_decay": 0.05, "warmup_steps": 20, "log_every": 200},
+    "data": {"batch_size": 48},
+    "train": {"steps": 160, "lr": 4.0e-3, "weight_decay": 0.05, "warmup_steps": 20, "log_every": 160},
 }
 VIT: dict[str, Any] = {
     "student": {"use": "vision.timm", "model": "test_vit.r160_in1k", "image_size": 64},
@@ -26,8 +26,10 @@ VIT: dict[str, Any] = {
     "train": {"lr": 1.0e-3},
 }
 """The base for methods that need attention: a ViT taught by a ViT."""
-GRID = (0.25, 1.0, 4.0)
-"""Weights tried, in units of the arm; learning rates, relative to the base's, of an arm without a method."""
+GRID = (0.1, 0.6, 4.0)
+"""Weights tried, in units of the arm."""
+RATES = (0.5, 1.0, 2.0)
+"""Learning rates tried for an arm without a method, relative to the base's."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,6 @@ class Arm:
     """The logits that are judged."""
     teacher: bool = True
     """Whether views without a label are used too, with the teacher's class in the place of theirs."""
-    note: str = field(default="", compare=False)
 
 
 def logits(loss: str, *, proves: tuple[str, ...] | None = None, unit: float | None = None, **options: Any) -> Arm:
@@ -81,8 +82,21 @@ def hidden(*levels: int, node: str = "student") -> list[str]:
     return [f"{node}.hidden.{level}" for level in levels]
 
 
+def merged(base: Patch, patch: Patch) -> dict[str, Any]:
+    """Maps merge (not where another component takes the place), the rest replaces, None removes."""
+    made = dict(copy.deepcopy(base))
+    for key, value in patch.items():
+        if value is None:
+            made.pop(key, None)
+        elif isinstance(value, Mapping) and isinstance(made.get(key), Mapping) and "use" not in value:
+            made[key] = merged(made[key], value)
+        else:
+            made[key] = copy.deepcopy(value)
+    return made
+
+
+SGD: dict[str, Any] = {"train": {"optimizer": "sgd", "momentum": 0.9, "lr": 0.02, "weight_decay": 5.0e-4}}
 BEFORE_RELU = "student/stages.2.1.activation.input"
-VIEWS_AS_MAPS = {"student": "student.tokens", "teacher": "teacher.hidden.3"}
 
 ARMS: dict[str, Arm] = {
     "labels": Arm({"teacher": None}, ("core.cross_entropy",), teacher=False, unit=1.0),
@@ -171,9 +185,16 @@ ARMS: dict[str, Arm] = {
     "e2kd": Arm(
         {"losses": {"method": {
             "use": "core.e2kd", "student": "student.logits", "features": "student.tokens", "teacher": "teacher.logits",
-            "teacher_features": "teacher.tokens", "head": "teacher/head.weight",
+            "teacher_features": "teacher.tokens",
         }}},
         ("core.e2kd",),
+    ),
+    "e2kd_given": Arm(
+        {"losses": {"method": {
+            "use": "core.e2kd_given", "student": "student.logits", "features": "student.tokens",
+            "teacher": "teacher.logits", "explanation": "teacher.explanation",
+        }}},
+        ("core.e2kd_given",),
     ),
     # recipes
     "taid": Arm(
@@ -215,6 +236,37 @@ ARMS: dict[str, Arm] = {
          "export": ["mean"]},
         ("core.wakd",), reads="mean.logits",
     ),
+    "dhkd": Arm(
+        {"losses": {"method": {
+            "use": "core.binary_kl", "student": "head", "teacher": "teacher.logits", "temperature": 2.0, "normalized": True,
+        }},
+         "projectors": {"head": linear("student.embedding", "teacher.logits")}},
+        ("core.dhkd",),
+    ),
+    "kd_sgd": Arm(merged(logits("core.kl", temperature=4.0).patch, SGD)),
+    "dot": Arm(
+        merged(logits("core.kl", temperature=4.0).patch, {**SGD, "procedure": {"use": "core.dot", "distill": ["method"]}}),
+        ("core.dot",),
+    ),
+    "fitnets": Arm(
+        {"projectors": {"regressor": {"use": "core.conv", "input": "student.hidden.2", "like": "teacher.hidden.2"}},
+         "losses": {"method": {
+             "use": "core.kl", "student": "student.logits", "teacher": "teacher.logits", "temperature": 4.0,
+         }},
+         "train": {"steps": 80},
+         "procedure": {"use": "core.stages", "stages": {
+             "hint": {"losses": {"hint": {"use": "core.mse", "student": "regressor", "teacher": "teacher.hidden.2"}}},
+             "kd": {},
+         }}},
+        ("core.stages", "core.fitnets"),
+    ),
+    "ban": Arm(
+        {"losses": {"method": {"use": "core.kl", "student": "student.logits", "teacher": "teacher.logits"}},
+         "procedure": {"use": "core.generations", "generations": 2, "first": {"teacher": None, "losses": {
+             "label": BASE["losses"]["label"],
+         }}}},
+        ("core.generations", "core.ban"), unit=1.0, teacher=False,
+    ),
     # a ViT taught by a ViT
     "vit_labels": Arm({"teacher": None}, kind="vit", teacher=False, unit=1.0),
     "vit_kd": Arm(logits("core.kl", temperature=4.0).patch, kind="vit"),
@@ -247,10 +299,18 @@ ARMS: dict[str, Arm] = {
          }},
         ("core.patient",), kind="vit",
     ),
+    "hidden_states": Arm(
+        {"losses": {"method": {
+            "use": "core.hidden_states", "layers": "each", "student": hidden(2, 4, 6),
+            "teacher": hidden(3, 6, 9, node="teacher"),
+        }}},
+        ("core.hidden_states",), kind="vit",
+    ),
 }  # fmt: skip
 
 NOT_PROVED = {
     "core.soft_cross_entropy": "a label loss for mixed labels; it has no teacher",
+    "core.binary_cross_entropy": "a label loss for several labels of one picture; it has no teacher",
     "core.label_embedding": "asks for several labels of one picture",
     "core.contrastive_gradient": "asks for pairs of embeddings of two modalities",
     "core.cross_attention": "asks for two modalities",
@@ -269,17 +329,4 @@ def recipe(name: str) -> dict[str, Any]:
         made["students"] = {name: merged(student, own) for name, own in made["students"].items()}
     else:
         made["student"] = student
-    return made
-
-
-def merged(base: Patch, patch: Patch) -> dict[str, Any]:
-    """Maps merge (not where another component takes the place), the rest replaces, None removes."""
-    made = dict(copy.deepcopy(base))
-    for key, value in patch.items():
-        if value is None:
-            made.pop(key, None)
-        elif isinstance(value, Mapping) and isinstance(made.get(key), Mapping) and "use" not in value:
-            made[key] = merged(made[key], value)
-        else:
-            made[key] = copy.deepcopy(value)
     return made

@@ -21,7 +21,7 @@ from torch import Tensor
 
 import mmkd
 from model_zoo.methods import task as setting, teacher as teachers
-from model_zoo.methods.arms import ARMS, GRID, Arm, merged, recipe
+from model_zoo.methods.arms import ARMS, GRID, RATES, Arm, merged, recipe
 from model_zoo.methods.task import TASKS, TEST, VALIDATION, Pool, answers, asked, classes
 
 HERE = Path(__file__).parent
@@ -35,8 +35,18 @@ def key(name: str) -> str:
     networks = [teachers.CONV, teachers.CONV_VALUES, teachers.PENALTY]
     if arm.kind == "vit":
         networks += [teachers.VIT, teachers.VIT_VALUES, teachers.VIT_STEPS]
-    said = [recipe(name), arm.unit, arm.reads, arm.teacher, GRID, task, networks]
+    said = [recipe(name), arm.unit, arm.reads, arm.teacher, grid(name), task, networks]
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def methods(made: dict[str, Any]) -> list[str]:
+    """The losses of a recipe whose weight is tuned."""
+    return [term for term in made["losses"] if term.startswith("method")]
+
+
+def grid(name: str) -> tuple[float, ...]:
+    """What is tried for an arm."""
+    return GRID if methods(recipe(name)) else RATES
 
 
 class Bench:
@@ -61,11 +71,11 @@ class Bench:
             found = held["tasks"].setdefault(task, {"validation": {}, "test": {}})
             if "unit" not in found:
                 found["unit"] = self.unit(name, task)
-            for factor in GRID:
+            for factor in grid(name):
                 if str(factor) not in found["validation"]:
                     found["validation"][str(factor)] = self.run(name, task, 0, factor, found["unit"], VALIDATION)[0]
                     self._write(file, held)
-            found["chosen"] = max(GRID, key=lambda factor: found["validation"][str(factor)])
+            found["chosen"] = max(grid(name), key=lambda factor: found["validation"][str(factor)])
             for seed in seeds:
                 if str(seed) not in found["test"]:
                     score, hits, seconds = self.run(name, task, seed, found["chosen"], found["unit"], TEST)
@@ -86,12 +96,11 @@ class Bench:
         students = made["students"].values() if "students" in made else [made["student"]]
         for student in students:
             student["num_classes"] = len(classes(task))
-        methods = [term for term in made["losses"] if term.startswith("method")]
-        for term in methods:
+        for term in methods(made):
             loss = made["losses"][term]
             loss["weight"] = loss.get("weight", 1.0) * unit * factor
         changes: dict[str, Any] = {"seed": seed}
-        if not methods:
+        if not methods(made):
             changes["lr"] = made["train"]["lr"] * factor
         if self.steps is not None:
             changes |= {"steps": self.steps, "warmup_steps": 0}
@@ -114,11 +123,12 @@ class Bench:
             return arm.unit
         torch.manual_seed(0)
         made, given = self.recipe(name, task, 0, 1.0, 1.0), self.given(arm, task, 0)
+        made.pop("procedure", None)
         graph = mmkd.build(made, **given).train()
         pool = given["data"]["train"]
         chosen = torch.randperm(len(pool), generator=torch.Generator().manual_seed(0))[: made["data"]["batch_size"]]
         out = graph(graph.collate([pool[i] for i in chosen.tolist()]))
-        method = sum(float(out[f"{term}_loss"].detach()) for term in made["losses"] if term.startswith("method"))
+        method = sum(float(out[f"{term}_loss"].detach()) for term in methods(made))
         return float(f"{float(out['label_loss'].detach()) / method:.3g}")
 
     def run(

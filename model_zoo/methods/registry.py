@@ -78,8 +78,10 @@ def _golden_tests() -> dict[str, set[str]]:
 
 
 def _readers(tree: ast.Module, recorded: set[str]) -> Iterator[tuple[str, ast.AST]]:
-    """Where a golden is named: an entry of a dict, a call that also names a class, or a whole function."""
+    """Where a golden is named: an entry of a dict, a tuple, a call that also names a class, or a function."""
     for statement in tree.body:
+        if isinstance(statement, ast.FunctionDef) and statement.name in recorded:
+            yield statement.name, statement
         for node in ast.walk(statement):
             if isinstance(node, ast.Dict):
                 for key, value in zip(node.keys, node.values, strict=True):

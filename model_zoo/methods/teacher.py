@@ -48,9 +48,10 @@ PENALTY = 0.1
 class Remembered(mmkd.Encoder):
     """A frozen network that has been run over all views already: only its classifier still runs.
 
-    Values: those in the tables; `logits`, of `head` over the embedding.
+    Values: those in the tables; `logits`, of `head` over the embedding, or over the mean of `tokens` where that map is
+    read too; `explanation`, where the map speaks for the likeliest class (GradCAM).
 
-    Shape: row `[B]` -> the tables' rows; logits `[B, classes]`.
+    Shape: row `[B]` -> the tables' rows; logits `[B, classes]`, explanation `[B, H, W]`.
     """
 
     capabilities: ClassVar[frozenset[str]] = frozenset({"logits", "hidden", "attention"})
@@ -60,12 +61,18 @@ class Remembered(mmkd.Encoder):
         self.tables, self.head = dict(tables), head
 
     def values(self) -> list[str]:
-        return [*self.tables, "logits"]
+        return [*self.tables, "logits", "explanation"]
 
     def forward(self, row: Tensor) -> dict[str, Tensor]:
         found = {name: table[row].float() for name, table in self.tables.items() if self.wants(name)}
+        embedding = self.tables["embedding"][row].float()
+        if self.wants("tokens") and found["tokens"].dim() == 4:
+            embedding = found["tokens"].requires_grad_(torch.is_grad_enabled()).mean((2, 3))
         if self.wants("logits"):
-            found["logits"] = self.head(self.tables["embedding"][row].float())
+            found["logits"] = self.head(embedding)
+        if self.wants("explanation"):
+            speaks = self.head.weight[self.head(embedding).argmax(1)]
+            found["explanation"] = torch.einsum("bc,bchw->bhw", speaks, self.tables["tokens"][row].float()).relu()
         return found
 
 

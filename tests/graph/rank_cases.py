@@ -1,4 +1,7 @@
-"""Graphs with all that is hard to share among processes, and the batches that they are trained on."""
+"""Graphs with all that is hard to share among processes, and the batches that they are trained on.
+
+All is in float64: Adam divides by the gradient's size, so that rounding alone moves what has none by a whole step.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,6 @@ from mmkd.graph.binding import bind
 from mmkd.graph.node import Node
 from mmkd.graph.term import Term
 from mmkd.graph.training_graph import TrainingGraph
-from mmkd.graph.value import parse
 
 SIZE, STEPS, TOKENS, VOCABULARY = 9, 3, 5, 7
 
@@ -44,7 +46,8 @@ class Case:
     def graph(self) -> TrainingGraph:
         torch.manual_seed(11)
         document = {"student": {}, "teacher": {}, "losses": self.losses, "train": {"steps": 10}, **self.recipe}
-        return mmkd.build(document, nodes=self.nodes(), example=batch(0))
+        example = {name: v.float() if v.is_floating_point() else v for name, v in batch(0).items()}
+        return mmkd.build(document, nodes=self.nodes(), example=example).double()
 
     def parts(self, step: int, rank: int | None) -> list[dict[str, Any]]:
         """The batches of a step, of one rank or of all."""
@@ -71,20 +74,19 @@ class Case:
         return mmkd.optimizers(graph, train)
 
 
-def batch(step: int) -> dict[str, Any]:
+def batch(step: int) -> dict[str, Tensor]:
     """Vectors with labels, weights, ids and a mask; token sequences whose padding is uneven."""
     generator = torch.Generator().manual_seed(100 + step)
     lengths = torch.randint(1, TOKENS + 1, (SIZE,), generator=generator)
     lengths[-1] = TOKENS
     return {
-        "image": torch.randn(SIZE, WIDTH, generator=generator),
+        "image": torch.randn(SIZE, WIDTH, generator=generator, dtype=torch.float64),
         "label": torch.randint(CLASSES, (SIZE,), generator=generator),
         "group": torch.randint(4, (SIZE,), generator=generator),
-        "weight": torch.rand(SIZE, generator=generator),
+        "weight": torch.rand(SIZE, generator=generator, dtype=torch.float64),
         "valid": torch.rand(SIZE, generator=generator) > 0.4,
-        "tokens": torch.randn(SIZE, TOKENS, WIDTH, generator=generator),
+        "tokens": torch.randn(SIZE, TOKENS, WIDTH, generator=generator, dtype=torch.float64),
         "mask": torch.arange(TOKENS) < lengths[:, None],
-        "text": [f"sample {step}.{i}" for i in range(SIZE)],
     }
 
 
@@ -129,7 +131,14 @@ DOT = {"use": "core.dot", "distill": ["kd"], "delta": 0.05}
 SGD = {"optimizer": "sgd", "lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}
 EMA = {"ema": {"average": {"of": "student", "momentum": 0.5}}}
 
+LEARNED = {
+    "kd": {**KD, "weight": "alpha", "sample_weight": "batch.weight"},
+    "nce": {"use": "core.info_nce", **LOGITS, "weight": "1 - alpha"},
+    "lesson": {**LABEL, "phase": "alpha"},
+}
+
 CASES = {
+    "a learned schedule": Case(LEARNED, {"schedules": {"alpha": {"use": "core.geometry", **LOGITS, "lr": 0.05}}}),
     "kd": Case({"kd": KD, "label": LABEL}),
     "very uneven": Case({"kd": KD, "label": LABEL, "rkd": {"use": "core.rkd_distance", **LOGITS}}, rows=(8, 1)),
     "an empty rank": Case({"kd": KD, "nce": {"use": "core.info_nce", **LOGITS}}, rows=(9, 0)),
@@ -150,7 +159,7 @@ CASES = {
     "GKD": Case({"jsd": {"use": "core.jsd", **LOGITS, "beta": 0.3, "mask": "batch.mask"}}, nodes=sequences),
     "GKD, weighed": Case(
         {"jsd": {"use": "core.jsd", **LOGITS, "mask": "batch.mask", "sample_weight": "batch.weight"},
-         "kl": {"use": "core.reverse_kl", **LOGITS, "mask": "batch.valid"}},
+         "kl": {"use": "core.reverse_kl", **LOGITS, "mask": "batch.mask"}},
         nodes=sequences, rows=(2, 7),
     ),
     "CRD": Case({"crd": {"use": "core.crd", **EMBEDDINGS, "dim": 4, "negatives": 12, "group": "batch.group"}}),
@@ -192,33 +201,28 @@ CASES = {
 
 
 class Lengths(mmkd.Loss):
-    """A coupled loss over sequences, which its own queue and a list of texts follow."""
+    """A coupled loss over several values of sequences, which notes what it is told."""
 
     coupled = True
 
     def __init__(self) -> None:
         super().__init__()
-        self.texts: list[str] = []
-        self.seen: list[Tensor] = []
+        self.seen: list[Any] = []
 
-    def forward(self, student: list[Tensor], mask: Tensor, text: Any = None) -> Tensor:
-        assert text is None or len(text) == len(mask)
+    def forward(self, student: list[Tensor], mask: Tensor) -> Tensor:
         own = mask.to(student[0].dtype)
         means = [(x * own[:, :, None]).sum(1) / own.sum(1, keepdim=True) for x in student]
         return torch.stack([(m @ m.T).square().mean() for m in means]).sum()
 
-    def update(self, mask: Tensor, text: Any) -> None:
-        self.texts += text
-        self.seen.append(mask)
+    def update(self, student: list[Tensor], mask: Tensor) -> None:
+        self.seen = [*student, mask]
 
 
 def lengths() -> TrainingGraph:
-    """A graph whose coupled loss reads a list of values of uneven lengths, and a list of texts."""
+    """A graph whose coupled loss reads a list of values of uneven lengths."""
     nodes = {name: Node(name, encoder, name == "student") for name, encoder in sequences().items()}
     loss: Part = Lengths()
-    written = {"student": ["student.logits", "student/0"], "mask": "batch.mask", "text": "batch.text"}
+    written = {"student": ["student.logits", "student/0"], "mask": "batch.mask"}
     graph = TrainingGraph(nodes, terms=[Term(bind("lengths", loss, written, "losses.lengths"))])  # type: ignore[arg-type]
-    return graph.setup(batch(0))
-
-
-__all__ = ["CASES", "Case", "batch", "cut", "lengths", "normalised", "parse"]
+    example = {name: v.float() if v.is_floating_point() else v for name, v in batch(0).items()}
+    return graph.setup(example).double()

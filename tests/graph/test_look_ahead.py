@@ -185,7 +185,7 @@ def test_one_number_for_all_samples_with_mask_and_factors() -> None:
 # -- a step -----------------------------------------------------------------------------------------------------
 
 
-def test_a_step_with_a_frozen_schedule_is_a_step_with_fixed_weights_bit_for_bit() -> None:
+def test_a_step_with_a_frozen_schedule_is_a_step_with_fixed_weights() -> None:
     frozen = learned(LOSSES, lr=0.0, start=0.25)
     assert [phase.name for phase in frozen.phases] == ["main"] and "meta" not in frozen.plan.nodes
     fixed = build(

@@ -172,3 +172,12 @@ def minilm(student: Rows, teacher: Rows, heads: int) -> float:
             p, q = (softmax([dot(x[i], other) / math.sqrt(len(x[i])) for other in x]) for x in parts)
             total += kl(p, q)
     return total / heads / n
+
+
+def hidden_states(student: list[Row], teacher: list[Row], pairs: list[tuple[int, int]], maps: list[Rows]) -> float:
+    """One token: a row for each layer, and a matrix for each pair."""
+    total = 0.0
+    for (i, j), matrix in zip(pairs, maps, strict=True):
+        mapped = [dot(line, student[i]) for line in matrix]
+        total += sum((a - b) ** 2 for a, b in zip(mapped, teacher[j], strict=True)) / len(mapped)
+    return total

@@ -11,6 +11,7 @@ from mmkd.library.losses.hidden_states import HiddenStates
 from mmkd.library.losses.layer_map import LayerMap, layer_pairs
 from mmkd.library.losses.minilm import RelationTransfer
 from mmkd.library.losses.mse import MeanSquaredError
+from tests.library import relational_oracle as oracle
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -64,17 +65,14 @@ def test_value_against_loops(layers: LayerMap) -> None:
     loss.setup([x.shape for x in student], [x.shape for x in teacher])
     loss.double()
     assert loss.maps is not None
-    pairs = layer_pairs("core.hidden_states", layers, 2, 5)
-    expected = torch.zeros(3, 4, dtype=torch.float64)
-    for (i, j), matrix in zip(pairs, loss.maps, strict=True):
-        assert matrix.bias is None
-        for b in range(3):
-            for token in range(4):
-                row = student[i][b, token].tolist()
-                mapped = [sum(w * x for w, x in zip(line, row, strict=True)) for line in matrix.weight.tolist()]
-                gaps = [(a - y) ** 2 for a, y in zip(mapped, teacher[j][b, token].tolist(), strict=True)]
-                expected[b, token] += sum(gaps) / 7
-    torch.testing.assert_close(loss(student, teacher), expected)
+    assert {name.rpartition(".")[2] for name, _ in loss.named_parameters()} == {"weight"}
+    maps = [matrix.weight.tolist() for matrix in loss.maps]
+    pairs, value = layer_pairs("core.hidden_states", layers, 2, 5), loss(student, teacher)
+    for b in range(3):
+        for token in range(4):
+            rows = [[x[b, token].tolist() for x in side] for side in (student, teacher)]
+            expected = oracle.hidden_states(*rows, pairs, maps)
+            assert value[b, token].item() == pytest.approx(expected, rel=1e-10)
     assert torch.autograd.gradcheck(lambda *s: loss(list(s), teacher), [x.requires_grad_() for x in student])
 
 

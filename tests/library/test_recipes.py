@@ -16,9 +16,6 @@ import mmkd
 from mmkd.engine.optimizer import optimizers
 from mmkd.errors import GraphError, RecipeError
 from mmkd.graph.training_graph import TrainingGraph
-from mmkd.library import RECIPES
-from mmkd.plugins import host
-from mmkd.report.description import as_text, describe
 
 WIDTH, CLASSES = 6, 4
 Batch = dict[str, Tensor]
@@ -77,20 +74,6 @@ def weights(graph: TrainingGraph, node: str) -> Tensor:
 
 
 # -- as recipes -------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", [name for name, _, _ in RECIPES])
-def test_it_says_what_it_leaves_open_and_runs_once_that_is_given(name: str) -> None:
-    (entry,) = [entry for entry in host().catalogue if (entry.kind, entry.id) == ("recipe", f"core.{name}")]
-    assert entry.summary.endswith(").") and entry.paper
-    recipe = mmkd.load_recipe(entry.id)
-    assert {"data.train", "train.steps"} < set(recipe.left_open())
-    text = as_text(describe(entry))
-    assert f"Yours to give: {', '.join(recipe.left_open())}; in a recipe that begins with" in text
-    assert f"recipe: core.{name}\n" in text
-    assert mmkd.load_recipe(recipe.to_dict()) == recipe
-    graph = trained(build(name))
-    assert graph.steps == 6 and set(graph.exported) == set(recipe.exported())
 
 
 def test_a_recipe_of_ones_own_completes_it() -> None:

@@ -22,7 +22,6 @@ from . import toys
 from .specimen import Specimen
 
 LOSSES = [entry for entry in host().catalogue if entry.kind == "loss" and entry.plugin == "core"]
-SMALL = {"core.crd": {"negatives": 32, "dim": 8}}
 OWNING = {"core.a2d", "core.crd", "core.ft", "core.mgd", "core.review", "core.vid", "core.wcord_global"}
 """Losses that keep layers, banks or critics of their own."""
 
@@ -45,7 +44,7 @@ def check_exported(
     assert all(torch.equal(before[address], after[address]) for address in addresses)
 
 
-STAGED = [name for name, _, _ in RECIPES if len(mmkd.stages(mmkd.load_recipe(f"core.{name}", ["train.steps=1"]))) > 1]
+STAGED = [name for name, _, _ in RECIPES if len(mmkd.stages(mmkd.load_recipe(f"core.{name}", ["train.steps=4"]))) > 1]
 
 
 @pytest.mark.parametrize("name", [name for name, _, _ in RECIPES if name not in STAGED])
@@ -67,19 +66,19 @@ def test_after_a_recipe_of_stages(name: str, tmp_path: Path) -> None:
     id = f"core.{name}"
     mmkd.distill(
         id, output_dir=tmp_path / "run", nodes=toys.networks(id), data={"train": toys.Pictures()}, baseline=False,
-        overrides=["train.steps=2", "train.device=cpu", "data.batch_size=8"], preflight=False,
+        overrides=["train.steps=4", "train.device=cpu", "data.batch_size=8"], preflight=False,
     )  # fmt: skip
     held = load_file(tmp_path / "run" / "student" / "model.safetensors")
     assert held and {key.split(".")[1] for key in held} == set(mmkd.load_recipe(id).exported())
     (last,) = (tmp_path / "run").glob("checkpoint-*")
-    whole = load_file(last / "model.safetensors")
+    whole = load_file(last / "graph.safetensors")
     assert all(torch.equal(whole[key], value) for key, value in held.items())
     assert not mmkd.from_pretrained(tmp_path / "run", nodes=toys.networks(id)).losses
 
 
 @pytest.mark.parametrize("entry", LOSSES, ids=lambda entry: entry.id)
 def test_after_a_loss(entry: Entry, tmp_path: Path) -> None:
-    specimen = Specimen(entry, SMALL.get(entry.id))
+    specimen = Specimen(entry)
     graph = specimen.trained()
     own = [key for key in graph.state_dict() if key.startswith("losses.")]
     assert own or entry.id not in OWNING

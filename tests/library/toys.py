@@ -96,6 +96,9 @@ class TokenNet(mmkd.Encoder):
         return {**out, "logits": self.head(out[f"hidden.{self.layers}"])}
 
 
+BUDGET = {"epochs": None, "lr_schedule": "constant", "device": "cpu"}
+OPTIMIZERS = {"core.dot": {"optimizer": "sgd"}}
+"""Settings that a recipe asks of whoever starts from it."""
 LARGE = {"teacher": 12, "large": 12, "multimodal": 12, "first": 10}
 
 
@@ -166,15 +169,20 @@ def build(
 ) -> TrainingGraph:
     """A packaged recipe, completed; projectors and critics start the same every time."""
     document = {"recipe": recipe, **(changes or {})}
-    document["train"] = {"steps": steps, "epochs": None, "lr": lr, "lr_schedule": "constant", "device": "cpu"}
+    document["train"] = BUDGET | {"steps": steps, "lr": lr, **OPTIMIZERS.get(recipe, {})}
     torch.manual_seed(0)
     return mmkd.build(document, nodes=networks(recipe, **own), example=batch(recipe))
 
 
+def settings(recipe: str, steps: int, lr: float = 0.01) -> Any:
+    """The training loop of a packaged recipe on this budget."""
+    train = BUDGET | {"steps": steps, "lr": lr, **OPTIMIZERS.get(recipe, {})}
+    return mmkd.load_recipe({"recipe": recipe, "train": train}).train
+
+
 def trained(graph: TrainingGraph, recipe: str, lr: float = 0.01) -> TrainingGraph:
     """The same graph after its steps, each on a batch of its own."""
-    train = mmkd.load_recipe({"recipe": "core.kd", "train": {"steps": graph.total_steps, "lr": lr}}).train
-    made = mmkd.optimizers(graph, train)
+    made = mmkd.optimizers(graph, settings(recipe, graph.total_steps, lr))
     for step in range(graph.total_steps):
         out = graph.step(batch(recipe, step), made)
         assert out["finite"] and all(value.isfinite().all() for value in out.values())

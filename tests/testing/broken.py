@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import mmkd
+from mmkd.library.losses.explanation import ExplanationMatch
 from mmkd.library.losses.factor_transfer import FactorTransfer
 from mmkd.library.losses.info_nce import InfoNCE
 from mmkd.library.losses.kl import KLDivergence
@@ -97,6 +98,10 @@ class UncoupledRKD(RelationalDistance):
 
 class SmallRKD(RelationalDistance):
     min_batch = 1
+
+
+class UngraphedE2KD(ExplanationMatch):
+    needs_graph = frozenset({"student", "features"})
 
 
 class UnguardedRKD(RelationalDistance):
@@ -256,6 +261,19 @@ class Hidden(Plain):
 class ZeroNorm(Plain):
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         return (student / student.square().sum(1, keepdim=True).sqrt() - teacher).square().mean(1)
+
+
+class Differentiates(Plain):
+    """Takes a derivative of one port in another and does not say so."""
+
+    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
+        teacher = teacher.detach().requires_grad_()
+        (slope,) = torch.autograd.grad(student.sum(), teacher)
+        return (student - slope).square().mean(1)
+
+
+class NeedsNothing(Plain):
+    needs_graph = frozenset({"student", "teacher"})
 
 
 class AllMasked(mmkd.Loss):
@@ -530,6 +548,9 @@ class Restless(Pixels):
 
 
 LOSSES: list[tuple[type, str, dict[str, Any]]] = [
+    (UngraphedE2KD, "needs_graph", {}),
+    (Differentiates, "needs_graph", {}),
+    (NeedsNothing, "needs_graph", {}),
     (SummedMSE, "mean_over_samples", {}),
     (UnreducedMSE, "reduction", {}),
     (TeacherOnlyMSE, "student_gradient", {}),

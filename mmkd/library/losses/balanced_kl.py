@@ -22,8 +22,8 @@ class BalancedKL(Loss):
     of `core.kl` and `core.reverse_kl`.
 
     In BD-KD the two networks learn together: the student by this and the labels, the teacher by the labels and
-    `core.reverse_kl`. Written from accounts of the paper, which say that the gap between the entropies decides, not
-    how much; it has no published code.
+    `KL(q || p)`, to it `core.kl`. Written from accounts of the paper, which say that the gap between the entropies
+    decides, not how much; it has no published code.
 
     Shape: student, teacher `[B, V]` -> `[B]`, or `[B, T, V]` -> `[B, T]`; nats.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import Annotated
 
 import torch
@@ -84,10 +83,8 @@ class WassersteinGlobal(Loss):
         self.hidden, self.layers, self.steps, self.lr = hidden, layers, steps, lr
 
     def setup(self, student: torch.Size, teacher: torch.Size) -> None:
-        widths = [student[1:].numel() + teacher[1:].numel(), *[self.hidden] * self.layers, 1]
-        linear = [LipschitzLinear(a, b) for a, b in itertools.pairwise(widths)]
-        layers = [layer for each in linear for layer in (each, nn.ReLU())][:-1]
-        self.critic = mmkd.critic(nn.Sequential(*layers), ascend=False, steps=self.steps, lr=self.lr)
+        network = PairCritic(teacher[1:].numel(), student[1:].numel(), self.hidden, self.layers)
+        self.critic = mmkd.critic(network, ascend=False, steps=self.steps, lr=self.lr)
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         if not hasattr(self, "critic"):
@@ -96,13 +93,34 @@ class WassersteinGlobal(Loss):
         size = len(s)
 
         def loss(rows: slice) -> Tensor:
-            anchors = t[rows]
-            pairs = torch.cat([anchors[:, None].expand(-1, size, -1), s.expand(len(anchors), -1, -1)], 2)
-            score: Tensor = self.critic(pairs)[:, :, 0]
+            score: Tensor = self.critic(t[rows], s)
             own = score.gather(1, torch.arange(size, device=s.device)[rows, None])[:, 0]
             return (score.sum(1) - own) / max(1, size - 1) - own * (size > 1)
 
-        return by_rows(loss, s, size * (s.shape[1] + t.shape[1] + 2 * self.layers * self.hidden))
+        return by_rows(loss, s, size * 2 * self.layers * self.hidden)
+
+
+class PairCritic(nn.Module):
+    """A score for every pair of a row of `t` and a row of `s`, which moves by no more than the two together do.
+
+    The first layer is linear in each of the two, so that it is computed once for a row and not once for a pair.
+
+    Shape: t `[B, D]`, s `[N, E]` -> `[B, N]`.
+    """
+
+    def __init__(self, width_t: int, width_s: int, hidden: int, layers: int) -> None:
+        super().__init__()
+        self.widths = (width_t, width_s)
+        inner = [layer for _ in range(layers - 1) for layer in (LipschitzLinear(hidden, hidden), nn.ReLU())]
+        self.first = LipschitzLinear(width_t + width_s, hidden)
+        self.rest = nn.Sequential(nn.ReLU(), *inner, LipschitzLinear(hidden, 1))
+
+    def forward(self, t: Tensor, s: Tensor) -> Tensor:
+        with torch.autocast(t.device.type, enabled=False):
+            of_t, of_s = (self.first.weight / spectral_bound(self.first.weight)).split(self.widths, 1)
+            pairs = F.linear(t, of_t, self.first.bias)[:, None] + F.linear(s, of_s)
+        scores: Tensor = self.rest(pairs)[:, :, 0]
+        return scores
 
 
 class LipschitzLinear(nn.Linear):

@@ -75,8 +75,8 @@ class TwoMomenta(mmkd.Procedure):
             )  # fmt: skip
         if not self.delta <= train.momentum < 1 - self.delta:
             raise RecipeError(
-                f"momenta of {train.momentum:g} - {self.delta:g} and {train.momentum:g} + {self.delta:g} are not from 0 "
-                "to below 1", where="procedure.delta", next=f"at most {min(train.momentum, 1 - train.momentum):.3g}",
+                f"{train.momentum:g} - {self.delta:g} and {train.momentum:g} + {self.delta:g} are not both from 0 to 1",
+                where="procedure.delta", next=f"less than {min(train.momentum, 1 - train.momentum):.3g}",
             )  # fmt: skip
         decayed = [p for p in parameters if p.dim() >= 2]
         plain = [p for p in parameters if p.dim() < 2]
@@ -154,7 +154,7 @@ class DotOptimizer(Optimizer):
         if not parameters:
             return
         sgd(
-            parameters,
+            [*parameters],
             [gradient for p in parameters if (gradient := self._gradient(group, p)) is not None],
             [self.state[p][group] for p in parameters],
             fused=True, found_inf=getattr(self, "found_inf", None),

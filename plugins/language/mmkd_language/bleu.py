@@ -13,8 +13,8 @@ Pair = tuple[Sequence[Hashable], Sequence[Hashable]]
 def corpus_bleu(pairs: Iterable[Pair], order: int = 4) -> float:
     """BLEU of a corpus with one reference each, from 0 to 1 (Papineni et al., 2002).
 
-    `min(1, exp(1 - r / c)) * (prod_n m_n / t_n)^(1 / order)`: of the `t_n` runs of n tokens that were written, `m_n` are
-    in their reference, each as often as it is there at most; `c` and `r` are the tokens written and those of the
+    `min(1, exp(1 - r / c)) * (prod_n m_n / t_n)^(1 / order)`: of the `t_n` runs of n tokens that were written, `m_n`
+    are in their reference, each as often as it is there at most; `c` and `r` are the tokens written and those of the
     references. Lengths n for which nothing is long enough are left out.
     """
     matched, total, written, reference = [0] * order, [0] * order, 0, 0
@@ -45,7 +45,7 @@ def _runs(tokens: Sequence[Hashable], n: int) -> Counter[tuple[Hashable, ...]]:
 
 
 def _combined(shares: Sequence[float], written: int, reference: int) -> float:
-    if not shares or not all(shares):
+    if not written or not all(shares):
         return float(written == reference == 0)
     mean = math.exp(sum(map(math.log, shares)) / len(shares))
     return mean * min(1.0, math.exp(1 - reference / written))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -42,9 +42,10 @@ class CausalLM(mmkd.Encoder):
     A sample's `text` is the prompt and its `target` the completion; a sample without `target` is text to be predicted
     from its beginning. Position t predicts token t + 1. Values: `logits`; `labels`, the next tokens; `completion`,
     true where the next token is one of the completion (for the `mask:` of a loss, since prompt and padding do not
-    count), `reference`, true where that token is the data's own and no network's; `generated`, the greedy completion of the prompt, filled up with -1; `hidden.0` enters the first block,
-    `hidden.i` leaves block i, before the final norm; `attention.<i>` are the maps of block i + 1, made where the graph
-    reads them. Padding stands on the right, where no token can see it, so that no mask is needed.
+    count); `reference`, true where it is the data's own and no network wrote it; `generated`, the greedy completion of
+    the prompt, filled up with -1; `hidden.0` enters the first block, `hidden.i` leaves block i, before the final norm;
+    `attention.<i>` are the maps of block i + 1, made where the graph reads them. Padding stands on the right, where no
+    token can see it, so that no mask is needed.
 
     Args:
         pretrained: folder, `package:name` of an installed package with weights, or `org/name` of the hub.
@@ -102,7 +103,9 @@ class CausalLM(mmkd.Encoder):
         overrides = dict(config or {})
         if source is None:
             if width % heads:
-                raise MmkdError(f"{heads} heads do not divide a width of {width}", next=f"width: {width // heads * heads}")
+                raise MmkdError(
+                    f"{heads} heads do not divide a width of {width}", next=f"width: {-(-width // heads) * heads}"
+                )
             settings = self._small(architecture, layers, width, heads)
             override(settings, overrides, "config")
         else:
@@ -127,10 +130,9 @@ class CausalLM(mmkd.Encoder):
         else:
             size |= {"intermediate_size": 8 * width // 3, "tie_word_embeddings": True}
         length = self.text.max_length + 1
-        made = transformers.AutoConfig.for_model(
+        return transformers.AutoConfig.for_model(
             architecture, **size, **self._marks(), max_position_embeddings=length, use_cache=False
         )
-        return made
 
     def _check(self, source: str) -> None:
         config = self.net.config.get_text_config()
@@ -202,11 +204,13 @@ class CausalLM(mmkd.Encoder):
         completion: Tensor | None = None,
         reference: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        given = {"labels": labels, "completion": completion, "reference": completion if reference is None else reference}
+        reference = completion if reference is None else reference
+        given = {"labels": labels, "completion": completion, "reference": reference}
         values = {name: value for name, value in given.items() if value is not None}
         if self.wanted is not None and "generated" in self.wanted:
             fields = {"input_ids": input_ids, **values}
-            made = [row for row, in self.beams(fields, range(len(input_ids)), 1, self.max_new_tokens)]
+            with self.unread():
+                made = [row for (row,) in self.beams(fields, range(len(input_ids)), 1, self.max_new_tokens)]
             rows = [torch.tensor(row, dtype=torch.long, device=input_ids.device) for row in made]
             values["generated"] = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1)
         if self.wanted is None or self.wanted - values.keys():
@@ -256,9 +260,7 @@ class CausalLM(mmkd.Encoder):
 
         def write(prompts: list[list[int]], chosen: list[int], length: int) -> list[list[list[int]]]:
             text = self.text
-            return generation.search(
-                self.net, prompts, beams, length, text.pad, text.eos, self._device, length_penalty
-            )
+            return generation.search(self.net, prompts, beams, length, text.pad, text.eos, self._device, length_penalty)
 
         return self._written(fields, rows, max_new_tokens or self.text.max_length, write, [[]])
 
@@ -308,9 +310,8 @@ def _no_warning(*_: object) -> None:
     """Padding without a mask is right where it stands on the right."""
 
 
-def words(corpus: Iterable[Any]) -> list[str]:
+def words(corpus: mmkd.Dataset) -> list[str]:
     """The words of the texts and targets of a dataset, in alphabetical order."""
-    size = len(corpus)  # type: ignore[arg-type]
-    samples = (corpus[i] for i in range(size))  # type: ignore[index]
+    samples = (corpus[i] for i in range(len(corpus)))
     found = {word for sample in samples for field in ("text", "target") for word in sample.get(field, "").split()}
     return sorted(found)

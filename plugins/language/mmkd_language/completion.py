@@ -85,7 +85,8 @@ class Completions:
             if not isinstance(value, str):
                 raise DataError(f"{field} is {type(value).__name__}, not a string")
         if "target" in sample:
-            return self.joined(self.start + self.encode(sample["text"] + self.separator), self.written(sample["target"]))
+            prompt = self.start + self.encode(sample["text"] + self.separator)
+            return self.joined(prompt, self.written(sample["target"]))
         return self.joined(self.start, self.written(sample["text"]))
 
     def written(self, text: str) -> list[int]:
@@ -99,12 +100,14 @@ class Completions:
         return {"input_ids": ids[:-1], "labels": ids[1:], "completion": completed}
 
     def batch(self, rows: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-        """Rows as `[B, T]`, padded on the right to the longest one; padding is no completion."""
+        """Rows as `[B, T]`, padded on the right to the longest one; padding is no completion. `reference` marks what
+        the data wrote: all of it."""
         fills: dict[str, Any] = {"input_ids": self.pad, "labels": self.pad, "completion": False}
-        return {
+        made = {
             name: torch.nn.utils.rnn.pad_sequence([row[name] for row in rows], batch_first=True, padding_value=fill)
             for name, fill in fills.items()
         }
+        return {**made, "reference": made["completion"]}
 
     def rows(self, fields: Mapping[str, Tensor]) -> Iterator[tuple[list[int], list[int]]]:
         """Prompt and completion of each row of a batch."""
@@ -139,4 +142,4 @@ def _tokenizer(source: str | Sequence[str]) -> Any:
 
 def _fast(made: tokenizers.Tokenizer, **marks: str) -> Any:
     marks |= dict(zip(("pad_token", "bos_token", "eos_token"), SPECIAL, strict=False))
-    return transformers.PreTrainedTokenizerFast(tokenizer_object=made, **marks)
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=made, **marks)  # type: ignore[no-untyped-call]

@@ -23,9 +23,9 @@ class Generated(mmkd.Dataset):
     """Another dataset with its completions replaced by a teacher's, found by beam search (Kim and Rush, 2016).
 
     A student trained on them with plain cross-entropy learns the teacher's mode: sequence-level distillation. With
-    `keep: closest` it is the completion among the beams that is nearest to the reference, by smoothed sentence BLEU over
-    words: sequence-level interpolation. The field `reference` holds what the data had as `target`, where it had one. A
-    sample without `target` is a bare prompt.
+    `keep: closest` it is the completion among the beams that is nearest to the reference, by smoothed sentence BLEU
+    over words: sequence-level interpolation. The field `reference` holds what the data had as `target`, where it had
+    one. A sample without `target` is a bare prompt.
 
     Everything is written once, before training, into a file that later runs read. It begins with what it was made of;
     a file of another teacher, of other options or other prompts is refused. A run that was killed goes on where it

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
-from transformers.generation import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+from transformers.generation.logits_process import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from mmkd_language.network import quiet
 
@@ -26,7 +26,7 @@ class Drawn(LogitsProcessor):
     def __init__(self, draws: Tensor, prompt: int) -> None:
         self.draws, self.prompt = draws, prompt
 
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # type: ignore[override]
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         draw = self.draws[:, input_ids.shape[1] - self.prompt].unsqueeze(1)
         cumulative = scores.float().softmax(-1).cumsum(-1)
         token = (cumulative <= draw * cumulative[:, -1:]).sum(-1, keepdim=True).clamp(max=scores.shape[-1] - 1)
@@ -78,13 +78,11 @@ def search(
 def _generate(
     network: Any, ids: Tensor, mask: Tensor, pad: int, eos: int, length: int, steps: LogitsProcessorList, **options: Any
 ) -> Tensor:  # fmt: skip
-    config = GenerationConfig(
+    config = GenerationConfig(  # type: ignore[no-untyped-call]
         max_new_tokens=length, do_sample=False, pad_token_id=pad, eos_token_id=eos, **{"use_cache": True, **options}
     )
     with quiet(), torch.no_grad(), _without_habits(network):
-        made = network.generate(
-            input_ids=ids, attention_mask=mask, generation_config=config, logits_processor=steps
-        )
+        made = network.generate(input_ids=ids, attention_mask=mask, generation_config=config, logits_processor=steps)
     return made[:, ids.shape[1] :]  # type: ignore[no-any-return]
 
 
@@ -92,7 +90,7 @@ def _generate(
 def _without_habits(network: Any) -> Iterator[None]:
     """Inside, what the network's files say about generation (a penalty, a temperature) is not applied."""
     before = network.generation_config
-    network.generation_config = GenerationConfig()
+    network.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:

@@ -118,8 +118,7 @@ def _rewritten(
             continue
         alike = {id(writer): writer.vocabulary() == reader.vocabulary() for writer, _ in completions.values()}
         own = {
-            row: ids if alike[id(writer)] else reader.spell(*texts[row])
-            for row, (writer, ids) in completions.items()
+            row: ids if alike[id(writer)] else reader.spell(*texts[row]) for row, (writer, ids) in completions.items()
         }
         changed[name] = reader.rewritten(batch[name], own)
     field = "target" if "target" in batch else "text"

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from language_models import DATA, model, rolled, samples as some
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 import mmkd
-from language_models import DATA, model, rolled, samples as some
 from mmkd.testing import check_plugin
 
 WORDS = [
@@ -64,7 +64,8 @@ def test_plugin(folder: Path, tmp_path: Path) -> None:
         "encoder.causal_lm": {"options": {"width": 16, "max_length": 60, "max_new_tokens": 6}},
         "curator.rollout": {
             "options": {"max_new_tokens": 6, "temperature": 2.0, "top_p": 0.9, "node": ["student", "teacher"]},
-            "graph": lambda: rolled(mine, other), "samples": some(),
+            "graph": lambda: rolled(mine, other),
+            "samples": some(),
         },
         "metric.generation": {
             "inputs": {"generated": tokens, "labels": tokens.flip(1), "completion": tokens.flip(1) > 0}

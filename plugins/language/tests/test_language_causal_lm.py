@@ -95,7 +95,9 @@ def test_words_of_a_corpus() -> None:
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
-@pytest.mark.parametrize("options", [{}, {"temperature": 0.7, "top_k": 5}, {"top_p": 0.5}, {"temperature": 0.0}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"temperature": 0.7, "top_k": 5}, {"top_p": 0.5}, {"temperature": 0.0}], ids=str
+)
 def test_with_kept_states_it_writes_what_it_writes_without(architecture: str, options: dict[str, Any]) -> None:
     encoder = model(architecture=architecture)
     fields, draws = batch(encoder, samples()), torch.rand(8, 14, generator=torch.Generator().manual_seed(0))

@@ -186,25 +186,21 @@ def test_the_word_level_recipe_is_the_sum_of_its_terms() -> None:
 
 def test_bleu_of_a_worked_example() -> None:
     """Papineni et al. (2002), example 2: "the" counts as often as it is in the reference."""
-    made, wanted = ["the"] * 7, "the cat is on the mat".split()
+    made, wanted = ["the"] * 7, ["the", "cat", "is", "on", "the", "mat"]
     assert corpus_bleu([(made, wanted)], order=1) == pytest.approx(2 / 7)
-    short = "the cat".split()
-    assert corpus_bleu([(short, wanted)], order=2) == pytest.approx(math.exp(1 - 6 / 2))
-    pairs = [("a b c d e".split(), "a b c d f".split()), ("x y z w".split(), "x y z w".split())]
+    assert corpus_bleu([(["the", "cat"], wanted)], order=2) == pytest.approx(math.exp(1 - 6 / 2))
     shares = (4 + 4) / 9, (3 + 3) / 7, (2 + 2) / 5, (1 + 1) / 3
-    assert corpus_bleu(pairs) == pytest.approx(math.prod(shares) ** 0.25)
-    assert corpus_bleu([("a b c".split(), "d e f".split())]) == 0
-    assert corpus_bleu([([], "a".split())]) == 0 and corpus_bleu([([], [])]) == 1
+    assert corpus_bleu([("abcde", "abcdf"), ("xyzw", "xyzw")]) == pytest.approx(math.prod(shares) ** 0.25)
+    assert corpus_bleu([("abc", "def")]) == 0
+    assert corpus_bleu([("", "a")]) == 0 and corpus_bleu([("", "")]) == 1
 
 
 def test_sentence_bleu_is_smoothed() -> None:
-    wanted = "a b c d e".split()
-    assert sentence_bleu(wanted, wanted) == 1
-    made = "a b x d e".split()
+    assert sentence_bleu("abcde", "abcde") == 1
     shares = 4 / 5, (2 + 1) / (4 + 1), (0 + 1) / (3 + 1), (0 + 1) / (2 + 1)
-    assert sentence_bleu(made, wanted) == pytest.approx(math.prod(shares) ** 0.25)
-    assert sentence_bleu("x y".split(), wanted) == 0
-    assert sentence_bleu("a b c".split(), wanted) > sentence_bleu("b a c".split(), wanted)
+    assert sentence_bleu("abxde", "abcde") == pytest.approx(math.prod(shares) ** 0.25)
+    assert sentence_bleu("xy", "abcde") == 0
+    assert sentence_bleu("abc", "abcde") > sentence_bleu("bac", "abcde")
 
 
 def test_generation_counts_exact_matches() -> None:

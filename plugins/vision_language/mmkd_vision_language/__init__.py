@@ -26,6 +26,7 @@ def mmkd_register(registry: mmkd.Registry) -> None:
     )
     registry.recipe("emoji", f"{home}:recipes/emoji.yaml")
     registry.recipe("emoji_two_teachers", f"{home}:recipes/emoji_two_teachers.yaml")
+    registry.recipe("emoji_composed", f"{home}:recipes/emoji_composed.yaml")
 
 
 @mmkd.hookimpl
