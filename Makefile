@@ -5,16 +5,19 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PLUGINS := vision language vision_language
 
-.PHONY: help quickstart test lint bench bench-quickstart bench-teachers bench-export clean
+.PHONY: help quickstart test lint methods bench bench-quickstart bench-teachers bench-methods bench-export bench-language clean
 
 help:
 	@echo "make quickstart        distil a sentence encoder into a tiny image encoder; a few minutes on 2 cores"
 	@echo "make test              run all tests"
 	@echo "make lint              run ruff and mypy"
+	@echo "make methods           write the page of methods: registry, tests and results in one table"
 	@echo "make bench             measure what the host costs beside a loop written by hand"
 	@echo "make bench-quickstart  repeat the quickstart over folds and seeds, for the numbers in model_zoo"
 	@echo "make bench-teachers    two teachers against either alone, for the numbers in model_zoo"
+	@echo "make bench-methods     a small proof of every method, about an hour and a half of a core; goes on where it stopped"
 	@echo "make bench-export      load every exported form in environments without mmkd (downloads torch again)"
+	@echo "make bench-language    on-policy and sequence-level distillation of a tiny language model, for the numbers in model_zoo"
 	@echo "make clean             remove $(VENV), caches and build outputs; runs/ stays"
 
 quickstart: $(VENV)/.ready
@@ -27,6 +30,9 @@ lint: $(VENV)/.ready
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+methods: $(VENV)/.ready
+	$(BIN)/python -m model_zoo.methods.render
+
 bench: $(VENV)/.ready
 	$(BIN)/python model_zoo/bench/host.py
 
@@ -36,8 +42,15 @@ bench-quickstart: $(VENV)/.ready
 bench-teachers: $(VENV)/.ready
 	$(BIN)/python model_zoo/multi_teacher/bench.py
 
+bench-methods: $(VENV)/.ready
+	OMP_NUM_THREADS=1 MMKD_THREADS=1 $(BIN)/python -m model_zoo.methods.bench
+	$(BIN)/python -m model_zoo.methods.render
+
 bench-export: $(VENV)/.ready
 	$(BIN)/python model_zoo/bench/export.py
+
+bench-language: $(VENV)/.ready
+	$(BIN)/python model_zoo/language/bench.py
 
 $(VENV)/.ready: pyproject.toml $(PLUGINS:%=plugins/%/pyproject.toml)
 	@echo "making $(VENV): a few minutes, most of them torch"

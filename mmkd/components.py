@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 
 Sample = Mapping[str, Any]
 """A raw sample: a mapping with some of the keys `image text audio video points latent label key`, and any others."""
+
+
+UNREAD: ContextVar[bool] = ContextVar("unread", default=False)
+"""Whether taps look away."""
 
 
 def _no_setup(self: Any, **shapes: torch.Size) -> None:
@@ -133,12 +138,15 @@ class Encoder(nn.Module):
         """Whether the graph reads a value whose name starts with `prefix`."""
         return self.wanted is None or any(name.startswith(prefix) for name in self.wanted)
 
-    def unread(self) -> contextlib.AbstractContextManager[None]:
+    @contextlib.contextmanager
+    def unread(self) -> Iterator[None]:
         """Inside, passes of the network are the encoder's own affair, for one that runs it more than once in `forward`
         (it writes, it asks twice): no tap reads them."""
-        from mmkd.graph.tap import unread
-
-        return unread()
+        before = UNREAD.set(True)
+        try:
+            yield
+        finally:
+            UNREAD.reset(before)
 
     @contextlib.contextmanager
     def reading(self, wanted: frozenset[str] | None) -> Iterator[None]:
@@ -156,10 +164,10 @@ class Part(nn.Module):
     """
 
     needs_graph: ClassVar[frozenset[str]] = frozenset()
-    """Ports between which `forward` takes derivatives itself: `torch.autograd.grad(logits, features, create_graph=True)`.
-    What they read is handed over as the network made it, in its precision and with its graph, also by a network that is
-    frozen (whose outputs are then not remembered) and where gradients are off. Bind the one to what a network publishes
-    and the other to a tap of the same pass (`teacher.logits`, `teacher/layer4`)."""
+    """Ports between which `forward` takes derivatives itself, as `torch.autograd.grad(logits, features,
+    create_graph=True)`. What they read is handed over as the network made it, in its precision and with its graph, also
+    by a network that is frozen (whose outputs are then not remembered) and where gradients are off. Bind the one to
+    what a network publishes and the other to a tap of the same pass (`teacher.logits`, `teacher/layer4`)."""
     setup: Callable[..., None] = _no_setup
     update: Callable[..., None] = _no_update
 

@@ -89,7 +89,8 @@ def assemble(recipe: Recipe, nodes: Mapping[str, nn.Module], samples: int) -> Tr
     graph.curators, graph.seed = tuple(curators), recipe.train.seed
     graph.procedure = procedure_of(recipe)
     half = recipe.train.precision == "bf16"
-    decision = attention.decide(recipe.train.attention, graph.device, torch.bfloat16 if half else torch.float32)
+    dtype, twice = torch.bfloat16 if half else torch.float32, any(run.graph for run in graph.plan.runs)
+    decision = attention.decide(recipe.train.attention, graph.device, dtype, twice=twice)
     graph.attention, graph.decided = decision.rerouting(), {"attention": str(decision)}
     return graph
 

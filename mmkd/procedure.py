@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
     from torch.optim import Optimizer
 
+    from mmkd.graph.training_graph import TrainingGraph
     from mmkd.recipe import Recipe
     from mmkd.spec import Train
 
@@ -30,8 +31,13 @@ class Procedure:
     """A training scheme around the graph.
 
     A procedure that is several trainings, one after the other, defines `stages`. One that changes how a step is made
-    defines `groups`, `optimizer`, or both. What it defines neither of stays as it is without a procedure.
+    defines `groups`, `optimizer`, or both; one that needs no steps defines `fit`. What it does not define stays as it
+    is without a procedure.
     """
+
+    fit: Callable[[TrainingGraph, Callable[[Sequence[str]], dict[str, Tensor]]], None] | None = None
+    """Instead of the steps of a training: `fit(graph, read)` gives the students their weights at once, in closed form.
+    `read(addresses)` are the values of all training samples, in order, unchanged by curators, networks evaluating."""
 
     def stages(self, recipe: Recipe) -> Sequence[Stage]:
         """The trainings of a run in order, each made with `recipe.patched({...})`; the last one makes the student.

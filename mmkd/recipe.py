@@ -121,7 +121,8 @@ class Recipe(Spec):
         for name, loss in self.losses.items():
             if isinstance(loss.weight, str) and (named := weighed_by(loss.weight)) not in self.schedules:
                 raise RecipeError(
-                    f"no schedule is called '{named}'", where=f"losses.{name}.weight", name=named,
+                    f"must be a number, not \"{loss.weight}\": no schedule is called '{named}'",
+                    where=f"losses.{name}.weight", name=named,
                     exists=list(self.schedules), next=f"schedules: {{{named}: {{use: ...}}}}",
                 )  # fmt: skip
             if loss.phase is not None and loss.phase not in (known := [*self.schedules, *own]):

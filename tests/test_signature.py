@@ -188,3 +188,12 @@ def test_encoders_keep_their_ports_apart_from_their_options() -> None:
 
     check_names(Reads, "a.b")
     assert Reads().inputs() == {"image": True}
+
+
+def test_options_that_take_maps_as_they_are() -> None:
+    class Taker:
+        def __init__(
+            self, a: dict[str, int], b: dict[str, Any] | None, c: list[dict[str, Any]], d: float, e: list[float]
+        ) -> None: ...
+
+    assert [name for name, parameter in options(Taker).items() if parameter.maps] == ["a", "b", "c"]

@@ -31,7 +31,7 @@ class Decision:
         return Rerouting(self.dtype) if self.backend == "xformers" else None
 
 
-def decide(requested: str, device: torch.device | str, dtype: torch.dtype) -> Decision:
+def decide(requested: str, device: torch.device | str, dtype: torch.dtype, *, twice: bool = False) -> Decision:
     """Decide it once for a run.
 
     Args:
@@ -39,6 +39,7 @@ def decide(requested: str, device: torch.device | str, dtype: torch.dtype) -> De
             error where that does not work; `auto` takes xformers where it works.
         device: where the networks run.
         dtype: in which arithmetic.
+        twice: derivatives of derivatives are taken, which no fast kernel has.
 
     Raises:
         TrainingError: `xformers` was asked for, and does not work here.
@@ -46,7 +47,7 @@ def decide(requested: str, device: torch.device | str, dtype: torch.dtype) -> De
     if requested == "sdpa":
         return Decision("sdpa", "asked for", dtype)
     device = torch.device(device)
-    fault = _fault(device, dtype)
+    fault = "a loss takes derivatives of derivatives, which it has not" if twice else _fault(device, dtype)
     if fault is None:
         return Decision("xformers", f"forward and backward equal torch's on {device.type} in {name_of(dtype)}", dtype)
     if requested == "xformers":

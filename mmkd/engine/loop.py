@@ -19,6 +19,7 @@ from mmkd.engine.guard import Guard
 from mmkd.engine.memory import remember
 from mmkd.engine.optimizer import learning_rate, optimizers, set_learning_rate
 from mmkd.engine.progress import Reporter
+from mmkd.engine.reading import Reading
 from mmkd.engine.stream import Stream
 from mmkd.graph import ranks
 from mmkd.graph.collate import to_device
@@ -72,6 +73,10 @@ def run(
             report.say(f"attention by {graph.decided['attention']}")
         report.rewind(graph.steps)
         started = time.monotonic() - state["seconds"]
+        if graph.procedure is not None and graph.procedure.fit is not None and graph.steps < total:
+            graph.procedure.fit(graph, Reading(graph, main))
+            graph.steps = total
+            checkpoint.save(folder, graph, made, state)
         sizes = {stream.where: len(stream.dataset) for stream in streams}
         bad = BadSamples(folder / "bad_samples.jsonl", sizes, data.max_bad_samples)
         loaded = batches(

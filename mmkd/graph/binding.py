@@ -38,7 +38,8 @@ class Binding:
     def needs_setup(self) -> bool:
         """Whether the component is not ready before its `setup`, or has something to train."""
         module = self.module
-        return type(module).setup is not Part.setup or any(True for _ in module.parameters())
+        own = isinstance(module, Part) and type(module).setup is not Part.setup
+        return own or any(True for _ in module.parameters())
 
     def readers(self) -> Iterator[tuple[Address, str]]:
         """Each address with its place in the recipe."""

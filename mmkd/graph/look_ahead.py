@@ -107,7 +107,7 @@ def _lessons(graph: TrainingGraph, schedule: str, batch: Mapping[str, Any]) -> d
     whole = dict(values)
     for term in graph.lessons[schedule]:
         whole |= _read(term, values)
-    return Objective.of(graph.lessons[schedule], values, whole, graph.steps, graph.total_steps).told()
+    return Objective(graph.lessons[schedule], values, whole, graph.steps, graph.total_steps).told
 
 
 def _losses(

@@ -143,8 +143,8 @@ class NodeRun:
         self.leaves = bool(graph) and not node.trained and not begun
         """Whether the graph begins at the network's inputs: no tap is there to begin it."""
         if node.cache and (feeds or graph):
-            it = "takes inner inputs, which change" if feeds else "is differentiated in by a loss, which needs its graph"
-            what = f"the outputs of a network that {it} cannot be remembered"
+            does = "takes inner inputs, which change" if feeds else "is differentiated in by a loss"
+            what = f"the outputs of a network that {does} cannot be remembered"
             raise GraphError(what, where=f"{node.name}.cache", next="remove `cache`")
         self.wanted = frozenset([*self.published.values(), *(f"/{tap.path}" for tap in taps)])
         self.arguments = [(p, node.inputs.get(p, p), required) for p, required in node.encoder.inputs().items()]

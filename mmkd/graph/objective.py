@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -14,60 +13,57 @@ from mmkd.graph.term import Term
 from mmkd.graph.weighting import Share
 
 
-@dataclass(frozen=True)
 class Objective:
-    """Losses of one batch, of the global one where there are several ranks, by the names of their terms."""
+    """Losses of one batch, of the global one where there are several ranks.
 
-    losses: Mapping[str, Tensor]
-    weighted: Mapping[str, Tensor]
-
-    @classmethod
-    def of(
-        cls, terms: Sequence[Term], values: Mapping[str, Tensor], whole: Mapping[str, Tensor], step: int, total: int
-    ) -> Objective:
-        """The losses of these values; coupled ones read `whole`, the values as of the global batch."""
-        losses: dict[str, Tensor] = {}
-        weighted: dict[str, Tensor] = {}
-        for term, found in zip(terms, reduced(terms, values, whole), strict=True):
-            loss = losses[term.name] = found[0]
-            if len(found) > 1:
-                loss = found[1]
-            elif (weight := term.weight_at(step, total)) != 1.0:
-                loss = loss * weight
-            weighted[term.name] = loss
-        return cls(losses, weighted)
-
-    def total(self, names: Iterable[str] | None = None) -> Tensor:
-        """The weighted sum of these terms, of all unless given.
-
-        Raises:
-            GraphError: there is none.
-        """
-        total: Tensor | None = None
-        for name in self.weighted if names is None else names:
-            total = self.weighted[name] if total is None else total + self.weighted[name]
-        if total is None:
-            raise GraphError("the graph has no loss", next="add one under losses:")
-        return total
-
-    def told(self) -> dict[str, Tensor]:
-        """`<name>_loss` of each term before its weight, and `loss`, their weighted sum."""
-        return {**{f"{name}_loss": loss for name, loss in self.losses.items()}, "loss": self.total()}
-
-
-def reduced(
-    terms: Sequence[Term], values: Mapping[str, Tensor], whole: Mapping[str, Tensor], *, detached: bool = False
-) -> list[Sequence[Tensor]]:
-    """Each term's loss; after it, where its weight is a value, the loss under that weight.
-
-    Where gradients of several ranks are to be averaged, each loss has the value of the global batch and this rank's
-    share of the gradient; without gradients every rank is by itself.
+    Args:
+        terms: the losses.
+        values: what they read.
+        whole: the values as of the global batch, which coupled ones read.
+        step, total: where weights are that follow the step.
     """
-    if not together():
-        return [
-            term.both(values) if isinstance(term.weight, Share) and not detached else (term(values, detached=detached),)
-            for term in terms
-        ]
+
+    __slots__ = ("told", "weighted")
+
+    def __init__(
+        self, terms: Sequence[Term], values: Mapping[str, Tensor], whole: Mapping[str, Tensor], step: int, total: int
+    ) -> None:
+        told: dict[str, Tensor] = {}
+        weighted: dict[str, Tensor] = {}
+        loss: Tensor | None = None
+        shared = share(terms, values, whole) if together() else None
+        for i, term in enumerate(terms):
+            name, valued = term.name, isinstance(term.weight, Share)
+            if shared is not None:
+                own, *after = shared[i]
+            elif valued:
+                own, *after = term.both(values)
+            else:
+                own = term(values)
+            told[f"{name}_loss"] = own
+            if valued:
+                (own,) = after
+            elif (weight := term.weight_at(step, total)) != 1.0:
+                own = own * weight
+            weighted[name] = own
+            loss = own if loss is None else loss + own
+        if loss is None:
+            raise GraphError("the graph has no loss", next="add one under losses:")
+        told["loss"] = loss
+        self.told, self.weighted = told, weighted
+        """`<name>_loss` of each term before its weight, then `loss`, their weighted sum; each term after its weight."""
+
+    def total(self, names: Sequence[str]) -> Tensor:
+        """The weighted sum of these terms."""
+        first, *others = (self.weighted[name] for name in names)
+        return sum(others, start=first)
+
+
+def share(
+    terms: Sequence[Term], values: Mapping[str, Tensor], whole: Mapping[str, Tensor], *, detached: bool = False
+) -> list[list[Tensor]]:
+    """Each term's loss over the global batch, with this rank's share of the gradient; then, where its weight is a value,
+    the loss under that weight. Coupled terms read `whole`."""
     parts = [term.parts(whole if term.loss.coupled else values, detached=detached) for term in terms]
     shares = iter(ranks.share([part for own in parts for part in own]))
     return [[next(shares) for _ in own] for own in parts]

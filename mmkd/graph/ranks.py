@@ -20,12 +20,13 @@ from torch import Tensor, distributed, nn
 BUCKET = 2**23
 """Numbers that are sent at once."""
 
+_AVAILABLE = distributed.is_available()
 _alone = False
 
 
 def world() -> int:
     """How many ranks there are; 1 where torch.distributed is not initialised."""
-    if _alone or not distributed.is_available() or not distributed.is_initialized():
+    if not _AVAILABLE or _alone or not distributed.is_initialized():
         return 1
     return distributed.get_world_size()
 

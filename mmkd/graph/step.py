@@ -14,7 +14,7 @@ from mmkd.errors import GraphError
 from mmkd.graph import ranks
 from mmkd.graph.apart import Apart
 from mmkd.graph.look_ahead import RandomState, train_schedule
-from mmkd.graph.objective import reduced
+from mmkd.graph.objective import share, together
 from mmkd.graph.phase import Phase, frozen
 
 if TYPE_CHECKING:
@@ -42,7 +42,10 @@ def take(
         apart.sum_up()
     if max_grad_norm is not None:
         out["grad_norm"] = (apart or main).clip(max_grad_norm)
-    with apart.handed_to(optimizer) if apart is not None else contextlib.nullcontext():
+    if apart is not None:
+        with apart.handed_to(optimizer):
+            found = main.apply(optimizer, out["loss"])
+    else:
         found = main.apply(optimizer, out["loss"])
     out["finite"] = found.logical_not()
     graph.advance(found)
@@ -66,11 +69,11 @@ def _backward(
         train_critic(graph, phase, values, optimizers[phase.name], whole)
     with frozen(critics) if critics else contextlib.nullcontext():
         lessons: dict[str, Tensor] = {}
-        for phase in others if drawn is not None else ():
-            if phase.schedule and graph.weightings[phase.name].due:
+        for phase in others:
+            if drawn is not None and phase.schedule and graph.weightings[phase.name].due:
                 lessons |= train_schedule(graph, phase, batch, values, optimizers, drawn)
         objective = graph.weighed(values, graph.whole(values) if lessons else whole)
-        out = {**lessons, **objective.told()}
+        out = {**lessons, **objective.told}
         if apart is not None:
             apart.backward(objective, parts)
         else:
@@ -90,7 +93,10 @@ def train_critic(
     whole = graph.whole(values) if whole is None else whole
     term = next(t for t in graph.terms if t.name == phase.term)
     for _ in range(phase.repeats):
-        ((loss, *_),) = reduced([term], values, whole, detached=True)
+        if together():
+            ((loss,),) = share([term], values, whole, detached=True)
+        else:
+            loss = term(values, detached=True)
         gradients = torch.autograd.grad(-loss if phase.ascend else loss, phase.parameters, allow_unused=True)
         for parameter, gradient in zip(phase.parameters, gradients, strict=True):
             parameter.grad = gradient

@@ -1,11 +1,9 @@
-"""Taps: tensors read inside a network by module path, stopping the pass at the deepest one; feeds: tensors put there."""
+"""Taps: tensors read inside a network by module path, the pass stopping at the deepest; feeds: tensors put there."""
 
 from __future__ import annotations
 
-import contextlib
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextvars import ContextVar
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from mmkd.components import UNREAD
 from mmkd.errors import GraphError
 
 
@@ -106,19 +105,6 @@ def entrance(network: nn.Module, path: str, call: int, where: str) -> Feed:
     return Feed(written, path, children[path], call)
 
 
-_unread: ContextVar[bool] = ContextVar("unread", default=False)
-
-
-@contextlib.contextmanager
-def unread() -> Iterator[None]:
-    """Inside, no tap reads what passes through a module."""
-    token = _unread.set(True)
-    try:
-        yield
-    finally:
-        _unread.reset(token)
-
-
 class Watch:
     """The hooks on one module: they count its calls and hand over what its taps read.
 
@@ -138,7 +124,7 @@ class Watch:
             self._handles.append(module.register_forward_hook(self._after))
 
     def _before(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if not self._recorder.on or _unread.get():
+        if not self._recorder.on or UNREAD.get():
             return None
         self.calls += 1
         given = None
@@ -153,7 +139,7 @@ class Watch:
         return given
 
     def _after(self, _: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        if not self._recorder.on or _unread.get():
+        if not self._recorder.on or UNREAD.get():
             return None
         if not self._inputs and not self._feeds:
             self.calls += 1

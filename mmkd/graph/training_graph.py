@@ -237,11 +237,11 @@ class TrainingGraph(nn.Module):
 
     def objective(self, values: Mapping[str, Tensor], *, note: bool = True) -> dict[str, Tensor]:
         """The losses of these values, which queues take in with the next step unless they are not to `note` them."""
-        return self.weighed(values, self.whole(values), note=note).told()
+        return self.weighed(values, self.whole(values), note=note).told
 
     def weighed(self, values: Mapping[str, Tensor], whole: Mapping[str, Tensor], *, note: bool = True) -> Objective:
         """The losses of these values term by term; `whole` is what `whole(values)` has made of them."""
-        objective = Objective.of(self.terms, values, whole, self.steps, self.total_steps)
+        objective = Objective(self.terms, values, whole, self.steps, self.total_steps)
         if note and self._updates and self.training and torch.is_grad_enabled():
             self._updates.note(whole)
         return objective
@@ -319,8 +319,10 @@ class TrainingGraph(nn.Module):
         self._updates.apply(self.steps, self.total_steps)
 
     def _apply_schedules(self) -> None:
-        for item in (*self.scheduled, *self.weightings.values()):
+        for item in self.scheduled:
             item.set(self.steps, self.total_steps)
+        for weighting in self.weightings.values():
+            weighting.set(self.steps, self.total_steps)
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         half = self.precision != "fp32"

@@ -12,6 +12,7 @@ RECIPES = (
     ("mkd", "MKD-OCL", "2309.02870"),
     ("wakd", "WAKD", "2309.11446"),
     ("tgeo_kd", "TGeo-KD", "2312.15112"),
+    ("ted", "TED", "2210.01351"),
     ("fitnets", "FitNets", "1412.6550"),
     ("ban", "BAN", "1805.04770"),
     ("dot", "DOT", "2307.08436"),
@@ -288,6 +289,22 @@ def mmkd_register(registry: Registry) -> None:
         "taid", f"{home}.mixers.taid:TemporalInterpolation", paper="TAID", url="https://arxiv.org/abs/2501.16937"
     )
     registry.mixer("gate", f"{home}.mixers.gate:Gate", paper="Adaptive Mixtures of Local Experts")
+
+    registry.encoder(
+        "kernel_machine",
+        f"{home}.encoders.kernel_machine:KernelMachine",
+        paper="SelfDistill-KRR",
+        url="https://arxiv.org/abs/2102.13088",
+    )
+    registry.procedure(
+        "kernel_ridge",
+        f"{home}.procedures.kernel_ridge:KernelRidge",
+        paper="SelfDistill-KRR",
+        url="https://arxiv.org/abs/2102.13088",
+    )
+    registry.recipe(
+        "krr", f"{home}:recipes/krr.yaml", paper="SelfDistill-KRR", url="https://arxiv.org/abs/2102.13088"
+    )
 
     registry.schedule("linear", f"{home}.schedules.linear:LinearSchedule")
     registry.schedule("cosine", f"{home}.schedules.cosine:CosineSchedule", paper="SGDR")

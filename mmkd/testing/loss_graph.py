@@ -17,7 +17,7 @@ from mmkd.testing.specimen import seeded
 GRAPH = Probes()
 
 
-@GRAPH("declare the ports that forward differentiates and differentiates in: needs_graph = frozenset({...})", first=True)
+@GRAPH("declare the ports that forward differentiates, and in which: needs_graph = frozenset({...})", first=True)
 def needs_graph(case: LossCase) -> None:
     """A frozen network has no graph, and half precision is copied, unless the loss says that it takes derivatives."""
     if case.specimen.lacking or not case.inputs:

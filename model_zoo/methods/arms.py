@@ -18,7 +18,7 @@ BASE: dict[str, Any] = {
     "student": {"use": "vision.convnet", "widths": [16, 32, 64], "blocks": [0, 1, 1], "activation": "relu"},
     "losses": {"label": {"use": "core.cross_entropy", "student": "student.logits", "mask": "batch.labelled"}},
     "data": {"batch_size": 48},
-    "train": {"steps": 160, "lr": 4.0e-3, "weight_decay": 0.05, "warmup_steps": 20, "log_every": 160},
+    "train": {"steps": 160, "lr": 8.0e-3, "weight_decay": 0.05, "warmup_steps": 20, "log_every": 160},
 }
 VIT: dict[str, Any] = {
     "student": {"use": "vision.timm", "model": "test_vit.r160_in1k", "image_size": 64},
@@ -26,7 +26,7 @@ VIT: dict[str, Any] = {
     "train": {"lr": 1.0e-3},
 }
 """The base for methods that need attention: a ViT taught by a ViT."""
-GRID = (0.1, 0.6, 4.0)
+GRID = (0.1, 1.0, 8.0)
 """Weights tried, in units of the arm."""
 RATES = (0.5, 1.0, 2.0)
 """Learning rates tried for an arm without a method, relative to the base's."""
@@ -38,7 +38,7 @@ class Arm:
 
     patch: Patch
     proves: tuple[str, ...] = ()
-    """Ids whose row of the table shows this arm."""
+    """Kind and id (`loss core.kl`) of the rows of the table that show this arm."""
     kind: Literal["conv", "vit"] = "conv"
     unit: float | None = None
     reads: str = "student.logits"
@@ -50,7 +50,7 @@ class Arm:
 def logits(loss: str, *, proves: tuple[str, ...] | None = None, unit: float | None = None, **options: Any) -> Arm:
     """Label and a loss between the two networks' logits."""
     term = {"use": loss, "student": "student.logits", "teacher": "teacher.logits", **options}
-    return Arm({"losses": {"method": term}}, (loss,) if proves is None else proves, unit=unit)
+    return Arm({"losses": {"method": term}}, (f"loss {loss}",) if proves is None else proves, unit=unit)
 
 
 def embedding(loss: str, *, up: bool = False, unit: float | None = None, **options: Any) -> Arm:
@@ -59,7 +59,7 @@ def embedding(loss: str, *, up: bool = False, unit: float | None = None, **optio
     patch: dict[str, Any] = {"losses": {"method": term}}
     if up:
         patch["projectors"] = {"up": linear("student.embedding", "teacher.embedding")}
-    return Arm(patch, (loss,), unit=unit)
+    return Arm(patch, (f"loss {loss}",), unit=unit)
 
 
 def maps(loss: str, *, up: bool = False, level: int = 3, tap: str | None = None, **options: Any) -> Arm:
@@ -69,7 +69,7 @@ def maps(loss: str, *, up: bool = False, level: int = 3, tap: str | None = None,
     patch: dict[str, Any] = {"losses": {"method": term}}
     if up:
         patch["projectors"] = {"up": linear(student, teacher)}
-    return Arm(patch, (loss,))
+    return Arm(patch, (f"loss {loss}",))
 
 
 def linear(input: str, like: str) -> dict[str, str]:
@@ -95,13 +95,13 @@ def merged(base: Patch, patch: Patch) -> dict[str, Any]:
     return made
 
 
-SGD: dict[str, Any] = {"train": {"optimizer": "sgd", "momentum": 0.9, "lr": 0.02, "weight_decay": 5.0e-4}}
+SGD: dict[str, Any] = {"train": {"optimizer": "sgd", "momentum": 0.9, "lr": 0.1, "weight_decay": 5.0e-4}}
 BEFORE_RELU = "student/stages.2.1.activation.input"
 
 ARMS: dict[str, Arm] = {
-    "labels": Arm({"teacher": None}, ("core.cross_entropy",), teacher=False, unit=1.0),
+    "labels": Arm({"teacher": None}, ("loss core.cross_entropy",), teacher=False, unit=1.0),
     # logits
-    "kd": logits("core.kl", temperature=4.0),
+    "kd": logits("core.kl", proves=("loss core.kl", "recipe core.kd"), temperature=4.0),
     "kd_standardized": logits("core.kl", proves=(), temperature=4.0, standardize=True),
     "reverse_kl": logits("core.reverse_kl", temperature=4.0),
     "jsd": logits("core.jsd", temperature=4.0),
@@ -119,13 +119,13 @@ ARMS: dict[str, Arm] = {
         {"losses": {"method": {
             "use": "core.class_similarity_kl", "student": "student.logits", "classifier": "teacher/head.weight",
         }}},
-        ("core.class_similarity_kl",),
+        ("loss core.class_similarity_kl",),
     ),
     "virtual_teacher": Arm(
         {"teacher": None, "losses": {"method": {
             "use": "core.virtual_teacher", "student": "student.logits", "soften": "logarithms", "temperature": 4.0,
         }}},
-        ("core.virtual_teacher",), teacher=False,
+        ("loss core.virtual_teacher",), teacher=False,
     ),
     "cwtm": logits("core.cwtm"),
     "dkpp": logits("core.dkpp", temperature=4.0),
@@ -157,13 +157,15 @@ ARMS: dict[str, Arm] = {
             f"method_{i}": {"use": "core.at", "student": f"student.hidden.{i}", "teacher": f"teacher.hidden.{i}"}
             for i in (1, 2, 3)
         }},
-        ("core.at",),
+        ("loss core.at",),
     ),
     "nst": maps("core.nst"),
     "fsp": Arm(
-        {"losses": {"method": {"use": "core.fsp", "student": ["up_2", "up_3"], "teacher": hidden(2, 3, node="teacher")}},
+        {"losses": {"method": {
+            "use": "core.fsp", "student": ["up_2", "up_3"], "teacher": hidden(2, 3, node="teacher"),
+        }},
          "projectors": {f"up_{i}": linear(f"student.hidden.{i}", f"teacher.hidden.{i}") for i in (2, 3)}},
-        ("core.fsp",),
+        ("loss core.fsp",),
     ),
     "ft": maps("core.ft"),
     "ab": maps("core.ab", up=True, tap=BEFORE_RELU),
@@ -173,7 +175,7 @@ ARMS: dict[str, Arm] = {
         {"losses": {"method": {
             "use": "core.review", "width": 32, "student": hidden(1, 2, 3), "teacher": hidden(1, 2, 3, node="teacher"),
         }}},
-        ("core.review",),
+        ("loss core.review",),
     ),
     "cwd": maps("core.cwd", up=True, temperature=4.0),
     "mgd": maps("core.mgd", up=True, level=2, ratio=0.15, blank="channel"),
@@ -187,27 +189,29 @@ ARMS: dict[str, Arm] = {
             "use": "core.e2kd", "student": "student.logits", "features": "student.tokens", "teacher": "teacher.logits",
             "teacher_features": "teacher.tokens",
         }}},
-        ("core.e2kd",),
+        ("loss core.e2kd",),
     ),
     "e2kd_given": Arm(
         {"losses": {"method": {
             "use": "core.e2kd_given", "student": "student.logits", "features": "student.tokens",
             "teacher": "teacher.logits", "explanation": "teacher.explanation",
         }}},
-        ("core.e2kd_given",),
+        ("loss core.e2kd_given",),
     ),
     # recipes
     "taid": Arm(
         {"mixers": {"target": {"use": "core.taid", "student": "student.logits", "teacher": "teacher.logits"}},
          "losses": {"method": {"use": "core.kl", "student": "student.logits", "teacher": "target"}}},
-        ("core.taid",), unit=1.0,
+        ("mixer core.taid", "recipe core.taid"), unit=1.0,
     ),
     "label_mix": Arm(
         {"mixers": {"target": {
             "use": "core.label_mix", "teacher": "teacher.logits", "temperature": 4.0, "share": "batch.labelled",
         }},
-         "losses": {"method": {"use": "core.kl", "student": "student.logits", "teacher": "target", "temperature": 4.0}}},
-        ("core.label_mix",),
+         "losses": {"method": {
+             "use": "core.kl", "student": "student.logits", "teacher": "target", "temperature": 4.0,
+         }}},
+        ("mixer core.label_mix",),
     ),
     "dml": Arm(
         {"teacher": None, "student": None,
@@ -219,34 +223,37 @@ ARMS: dict[str, Arm] = {
              "method_first": {"use": "core.kl", "student": "first.logits", "teacher": "detach(second.logits)"},
              "method_second": {"use": "core.kl", "student": "second.logits", "teacher": "detach(first.logits)"},
          }},
-        ("core.dml",), unit=1.0, reads="first.logits", teacher=False,
+        ("recipe core.dml",), unit=1.0, reads="first.logits", teacher=False,
     ),
     "mkd": Arm(
         {"teacher": None, "teachers": {"mean": {"average": {"of": "student", "momentum": 0.99}}},
          "losses": {"method": {
              "use": "core.kl", "student": "student.logits", "teacher": "mean.logits", "temperature": 4.0,
          }}},
-        ("core.mkd",), unit=1.0, teacher=False,
+        ("recipe core.mkd",), unit=1.0, teacher=False,
     ),
     "wakd": Arm(
-        {"teacher": None, "teachers": {"teacher": {}, "mean": {"average": {"of": "student", "kind": "uniform", "start": 100}}},
+        {"teacher": None,
+         "teachers": {"teacher": {}, "mean": {"average": {"of": "student", "kind": "uniform", "start": 100}}},
          "losses": {"method": {
              "use": "core.kl", "student": "student.logits", "teacher": "teacher.logits", "temperature": 4.0,
          }},
          "export": ["mean"]},
-        ("core.wakd",), reads="mean.logits",
+        ("recipe core.wakd",), reads="mean.logits",
     ),
     "dhkd": Arm(
         {"losses": {"method": {
-            "use": "core.binary_kl", "student": "head", "teacher": "teacher.logits", "temperature": 2.0, "normalized": True,
+            "use": "core.binary_kl", "student": "head", "teacher": "teacher.logits", "temperature": 2.0,
+            "normalized": True,
         }},
          "projectors": {"head": linear("student.embedding", "teacher.logits")}},
-        ("core.dhkd",),
+        ("recipe core.dhkd",),
     ),
     "kd_sgd": Arm(merged(logits("core.kl", temperature=4.0).patch, SGD)),
     "dot": Arm(
-        merged(logits("core.kl", temperature=4.0).patch, {**SGD, "procedure": {"use": "core.dot", "distill": ["method"]}}),
-        ("core.dot",),
+        {**merged(logits("core.kl", temperature=4.0).patch, SGD),
+         "procedure": {"use": "core.dot", "distill": ["method"]}},
+        ("procedure core.dot", "recipe core.dot"),
     ),
     "fitnets": Arm(
         {"projectors": {"regressor": {"use": "core.conv", "input": "student.hidden.2", "like": "teacher.hidden.2"}},
@@ -258,23 +265,24 @@ ARMS: dict[str, Arm] = {
              "hint": {"losses": {"hint": {"use": "core.mse", "student": "regressor", "teacher": "teacher.hidden.2"}}},
              "kd": {},
          }}},
-        ("core.stages", "core.fitnets"),
+        ("procedure core.stages", "recipe core.fitnets"),
     ),
     "ban": Arm(
         {"losses": {"method": {"use": "core.kl", "student": "student.logits", "teacher": "teacher.logits"}},
          "procedure": {"use": "core.generations", "generations": 2, "first": {"teacher": None, "losses": {
              "label": BASE["losses"]["label"],
          }}}},
-        ("core.generations", "core.ban"), unit=1.0, teacher=False,
+        ("procedure core.generations", "recipe core.ban"), unit=1.0, teacher=False,
     ),
     # a ViT taught by a ViT
     "vit_labels": Arm({"teacher": None}, kind="vit", teacher=False, unit=1.0),
     "vit_kd": Arm(logits("core.kl", temperature=4.0).patch, kind="vit"),
     "attention_kl": Arm(
         {"losses": {"method": {
-            "use": "core.attention_kl", "heads": "mean", "student": "student.attention.5", "teacher": "teacher.attention.8",
+            "use": "core.attention_kl", "heads": "mean",
+            "student": "student.attention.5", "teacher": "teacher.attention.8",
         }}},
-        ("core.attention_kl",), kind="vit",
+        ("loss core.attention_kl",), kind="vit",
     ),
     "a2d": Arm(
         {"losses": {"method": {
@@ -282,29 +290,31 @@ ARMS: dict[str, Arm] = {
             "student": [f"student.attention.{i}" for i in range(6)],
             "teacher": [f"teacher.attention.{i}" for i in range(9)],
         }}},
-        ("core.a2d",), kind="vit",
+        ("loss core.a2d",), kind="vit",
     ),
     "minilm": Arm(
         {"losses": {"method": {
-            "use": "core.minilm", "relation_heads": 6, "student": ["student/blocks.5.attn.qkv"], "teacher": ["teacher.qkv"],
+            "use": "core.minilm", "relation_heads": 6,
+            "student": ["student/blocks.5.attn.qkv"], "teacher": ["teacher.qkv"],
         }}},
-        ("core.minilm",), kind="vit",
+        ("loss core.minilm",), kind="vit",
     ),
     "patient": Arm(
         {"losses": {"method": {
             "use": "core.patient", "student": ["up_2", "up_4"], "teacher": ["teacher.hidden.3", "teacher.hidden.6"],
         }},
          "projectors": {
-             "up_2": linear("student.hidden.2", "teacher.hidden.3"), "up_4": linear("student.hidden.4", "teacher.hidden.6"),
+             "up_2": linear("student.hidden.2", "teacher.hidden.3"),
+             "up_4": linear("student.hidden.4", "teacher.hidden.6"),
          }},
-        ("core.patient",), kind="vit",
+        ("loss core.patient",), kind="vit",
     ),
     "hidden_states": Arm(
         {"losses": {"method": {
             "use": "core.hidden_states", "layers": "each", "student": hidden(2, 4, 6),
             "teacher": hidden(3, 6, 9, node="teacher"),
         }}},
-        ("core.hidden_states",), kind="vit",
+        ("loss core.hidden_states",), kind="vit",
     ),
 }  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import re
 from collections.abc import Iterator
 from functools import cache
@@ -14,6 +15,8 @@ from mmkd.registry import Entry
 ROOT = Path(__file__).parents[2]
 PLUGINS = ("core", "vision", "language", "vision_language")
 """Those of this repository; strangers' have pages of their own."""
+NO_FORMULA = r"core\.|batch|student|teacher|train\.|\[|\{"
+"""How a piece of a recipe begins, or a shape."""
 
 
 def entries(kind: str) -> list[Entry]:
@@ -34,12 +37,13 @@ def presets() -> list[Entry]:
 
 def formula(entry: Entry) -> str:
     """What the docstring says the loss is, else its first formula; empty where it has none."""
-    body = (entry.load().__doc__ or "").partition("\n")[2].partition("Shape:")[0]
-    said = re.findall(r"\bloss\s+is\s+`([^`]+)`", body)
-    for span in [*said, *re.findall(r"`([^`]+)`", body)]:
-        text = " ".join(span.split())
-        if re.search(r"[-+*/^(|]", text) and not re.match(r"(core|batch|student|teacher|\[|\{)", text) and " " in text:
-            return text
+    text = inspect.cleandoc(entry.load().__doc__ or "").partition("\n")[2].partition("Shape:")[0]
+    updates = [line.strip() for line in text.splitlines() if line.startswith("    ") and "<-" in line]
+    said = re.findall(r"\bloss\s+is\s+`([^`]+)`", text)
+    for span in [*(["; ".join(updates)] if updates else []), *said, *re.findall(r"`([^`]+)`", text)]:
+        found = " ".join(span.split())
+        if re.search(r"[-+*/^(|]", found) and " " in found and not re.match(NO_FORMULA, found):
+            return found
     return ""
 
 
@@ -91,8 +95,8 @@ def _readers(tree: ast.Module, recorded: set[str]) -> Iterator[tuple[str, ast.AS
                 if first.value in recorded:
                     yield str(first.value), node
             elif isinstance(node, ast.Call) and node.args and isinstance(first := node.args[0], ast.Constant):
+                whole = len(node.args) == 1 or isinstance(node.args[1], ast.Name)
                 if first.value in recorded:
-                    whole = len(node.args) == 1 or isinstance(node.args[1], ast.Name)
                     yield str(first.value), statement if whole else node
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from string import Template
 from typing import Any
 
 import numpy as np
@@ -20,11 +21,14 @@ from mmkd.registry import Entry
 from mmkd.report.canvas import Curve, Dot, Shape, Text, line, svg, text_width
 from mmkd.signature import options
 from model_zoo.methods import bench, registry
-from model_zoo.methods.arms import ARMS, BASE, GRID, NOT_PROVED, VIT, recipe
-from model_zoo.methods.task import REPLICAS, TASKS, TEST, VALIDATION, classes, labelled, places
+from model_zoo.methods.arms import ARMS, BASE, GRID, NOT_PROVED, RATES, VIT, recipe
+from model_zoo.methods.task import POOL, REPLICAS, TASKS, TEST, VALIDATION, classes, labelled, places
 
 HERE = Path(__file__).parent
 DRAWS = 10_000
+WORDS = {
+    "loss": "losses", "mixer": "mixers", "schedule": "schedules", "procedure": "procedures", "metric": "metrics",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,7 @@ def gain(one: Result, other: Result) -> Gain:
 
 def reference(name: str, of: str = "labels") -> str:
     """The arm that an arm is compared with: the same student without a teacher, or with KD."""
-    return {"conv": {"labels": "labels", "kd": "kd"}, "vit": {"labels": "vit_labels", "kd": "vit_kd"}}[ARMS[name].kind][of]
+    return of if ARMS[name].kind == "conv" else f"vit_{of}"
 
 
 def gains(found: Mapping[str, Mapping[str, Result]], task: str, of: str = "labels") -> dict[str, Gain]:
@@ -122,84 +126,109 @@ def gains(found: Mapping[str, Mapping[str, Result]], task: str, of: str = "label
 
 
 def page(found: Mapping[str, Mapping[str, Result]], scores: Mapping[str, Any]) -> str:
-    """The whole README."""
+    """The whole README: `page.md` with its blanks filled."""
     formulas, presets = registry.formulas(), registry.presets()
-    counts = ", ".join(
-        f"{sum(entry.kind == kind for entry in formulas)} {word}"
-        for kind, word in {"loss": "losses", "mixer": "mixers", "schedule": "schedules", "procedure": "procedures",
-                           "metric": "metrics"}.items()
-    )  # fmt: skip
+    kinds = {kind: [entry for entry in formulas if entry.kind == kind] for kind in WORDS}
     against = {task: gains(found, task) for task in TASKS}
-    losses = [entry for entry in formulas if entry.kind == "loss"]
-    others = [entry for entry in formulas if entry.kind in ("mixer", "procedure", "schedule")]
-    metrics = [entry for entry in formulas if entry.kind == "metric"]
-    done = sum(len(tasks) == len(TASKS) for tasks in found.values())
-    return "\n".join([
-        "# Methods", "",
-        f"{len(formulas)} distinct formulas ({counts}) and, counted apart, {len(presets)} presets: recipes that put",
-        "formulas together. Made by `make methods` out of the registry, the tests and the files in `results/`; `make",
-        f"bench-methods` makes those. {done} of {len(ARMS)} arms are finished.", "",
-        "*oracle*: a test compares it with an independent float64 implementation. *golden*: a test compares it with values",
-        "recorded from its authors' code (`tests/goldens`). The two last columns are a **small proof, not a ranking**: the",
-        "gain in points over the same student without a teacher, mean (sd) over seeds; **+** and **−** where the 95%",
-        "interval over test pictures leaves out 0 and all seeds agree. See [below](#the-small-proof) what that is worth.", "",
-        "## Losses", "", *_table(losses, against), "",
-        *(f"- no proof of `{name}`: {why}" for name, why in NOT_PROVED.items()), "",
-        "## Mixers, procedures and schedules", "", *_table(others, against), "",
-        "## Metrics", "", *_plain(metrics), "",
-        "## Presets", "", *_presets(presets, against), "",
-        "## Variants", "", "Other options or layers of formulas above, and recipes of the bench alone.", "",
-        *_variants(against), "",
-        "## The small proof", "", *_proof(found, scores, against),
-    ]) + "\n"  # fmt: skip
-
-
-def _cells(names: Sequence[str], against: Mapping[str, Mapping[str, Gain]]) -> str:
-    return " | ".join(
-        "; ".join(str(against[task][name]) for name in names if name in against[task]) for task in TASKS
+    given = {task: statistics.mean(len(labelled(task, seed)) for seed in bench.SEEDS) for task in TASKS}
+    edges = sum(
+        bool(bench.methods(recipe(name))) and result.chosen in (GRID[0], GRID[-1])
+        for name, tasks in found.items()
+        for result in tasks.values()
+    )
+    return Template((HERE / "page.md").read_text(encoding="utf-8")).substitute(
+        formulas=len(formulas),
+        counts=", ".join(f"{len(kinds[kind])} {word}" for kind, word in WORDS.items()),
+        presets=len(presets),
+        done=sum(len(tasks) == len(TASKS) for tasks in found.values()),
+        arms=len(ARMS),
+        oracles=sum(registry.has_oracle(entry) for entry in kinds["loss"]),
+        goldens=sum(bool(registry.goldens(entry)) for entry in kinds["loss"]),
+        losses=_table(kinds["loss"], against),
+        unproved="\n".join(f"- `{name}`: {why}" for name, why in NOT_PROVED.items()),
+        others=_table([*kinds["mixer"], *kinds["schedule"], *kinds["procedure"]], against),
+        metrics=_metrics(kinds["metric"]),
+        recipes=_presets(presets, against),
+        variants=_variants(against),
+        tasks=" and ".join(f"{task} ({len(classes(task))} classes)" for task in TASKS),
+        pool=len(places(POOL)),
+        replicas=REPLICAS,
+        labelled=" and ".join(f"{given[task]:.0f} (at most {TASKS[task]} a class) for {task}" for task in TASKS),
+        validation=len(places(VALIDATION)),
+        test=len(places(TEST)),
+        widths=", ".join(map(str, BASE["student"]["widths"])),
+        conv=_scored(scores, "conv"),
+        vit=_scored(scores, "vit"),
+        vit_student=VIT["student"]["model"],
+        steps=BASE["train"]["steps"],
+        batch=BASE["data"]["batch_size"],
+        vit_batch=VIT["data"]["batch_size"],
+        grid=_either(GRID),
+        rates=_either(RATES),
+        rate=f"{BASE['train']['lr']:g}",
+        seeds=len(bench.SEEDS),
+        count=len(bench.SEEDS),
+        edges=f"{edges} of {sum(bool(bench.methods(recipe(n))) * len(t) for n, t in found.items())} so far",
+        accuracies=_accuracies(found),
+        shows="\n\n".join(f"**{task}**\n\n{_shown(found, task, against[task])}" for task in TASKS),
     )
 
 
-def _table(entries: Sequence[Entry], against: Mapping[str, Mapping[str, Gain]]) -> list[str]:
-    lines = [
-        f"| id | what | formula | options in the proof | paper | oracle | golden | {' | '.join(TASKS)} |",
-        f"|---|---|---|---|---|---|---|{'---|' * len(TASKS)}",
-    ]
+def _either(numbers: Sequence[float]) -> str:
+    *most, last = (f"{number:g}" for number in numbers)
+    return f"{', '.join(most)} or {last}"
+
+
+def _cells(names: Sequence[str], against: Mapping[str, Mapping[str, Gain]]) -> list[str]:
+    """A cell for each task: the gains of these arms."""
+    return ["; ".join(str(own[name]) for name in names if name in own) for own in against.values()]
+
+
+def _table(entries: Sequence[Entry], against: Mapping[str, Mapping[str, Gain]]) -> str:
+    rows = []
     for entry in entries:
-        arms = [name for name, arm in ARMS.items() if entry.id in arm.proves]
-        golden = ", ".join(registry.goldens(entry))
-        lines.append(
-            f"| `{entry.id}` | {_escaped(entry.summary)} | {_code(registry.formula(entry))} | {_options(entry, arms)} | "
-            f"{_paper(entry)} | {'yes' if registry.has_oracle(entry) else ''} | {golden} | {_cells(arms, against)} |"
-        )
-    return lines
+        arms = _arms(entry)
+        oracle, golden = "yes" if registry.has_oracle(entry) else "", ", ".join(registry.goldens(entry))
+        cells = [f"`{entry.id}`", _escaped(entry.summary), _code(registry.formula(entry)), _options(entry, arms)]
+        rows.append([*cells, _paper(entry), oracle, golden, *_cells(arms, against)])
+    return _markdown(["id", "what", "formula", "options in the proof", "paper", "oracle", "golden", *TASKS], rows)
 
 
-def _plain(entries: Sequence[Entry]) -> list[str]:
-    lines = ["| id | what | formula | paper | oracle |", "|---|---|---|---|---|"]
-    return lines + [
-        f"| `{entry.id}` | {_escaped(entry.summary)} | {_code(registry.formula(entry))} | {_paper(entry)} | "
-        f"{'yes' if registry.has_oracle(entry) else ''} |"
-        for entry in entries
+def _metrics(entries: Sequence[Entry]) -> str:
+    return _markdown(
+        ["id", "what", "formula", "paper", "oracle"],
+        [
+            [f"`{entry.id}`", _escaped(entry.summary), _code(registry.formula(entry)), _paper(entry),
+             "yes" if registry.has_oracle(entry) else ""]
+            for entry in entries
+        ],
+    )  # fmt: skip
+
+
+def _presets(entries: Sequence[Entry], against: Mapping[str, Mapping[str, Gain]]) -> str:
+    rows = [
+        [f"`{entry.id}`", _escaped(entry.summary), _paper(entry), *_cells(_arms(entry), against)] for entry in entries
     ]
+    return _markdown(["id", "what", "paper", *TASKS], rows)
 
 
-def _presets(entries: Sequence[Entry], against: Mapping[str, Mapping[str, Gain]]) -> list[str]:
-    lines = [f"| id | what | paper | {' | '.join(TASKS)} |", f"|---|---|---|{'---|' * len(TASKS)}"]
-    for entry in entries:
-        arms = [name for name, arm in ARMS.items() if entry.id in arm.proves]
-        lines.append(f"| `{entry.id}` | {_escaped(entry.summary)} | {_paper(entry)} | {_cells(arms, against)} |")
-    return lines
-
-
-def _variants(against: Mapping[str, Mapping[str, Gain]]) -> list[str]:
-    lines = [f"| arm | terms | {' | '.join(TASKS)} |", f"|---|---|{'---|' * len(TASKS)}"]
+def _variants(against: Mapping[str, Mapping[str, Gain]]) -> str:
+    rows = []
     for name, arm in ARMS.items():
         if not arm.proves and name != "vit_labels":
-            terms = [term for key, term in recipe(name)["losses"].items() if key.startswith("method")]
+            made = recipe(name)
+            terms = [made["losses"][term] for term in bench.methods(made)]
             said = "; ".join(" ".join([f"`{term['use']}`", _code(_chosen(term))]).strip() for term in terms)
-            lines.append(f"| {name} | {said} | {_cells([name], against)} |")
-    return lines
+            rows.append([name, said, *_cells([name], against)])
+    return _markdown(["arm", "method", *TASKS], rows)
+
+
+def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows])
+
+
+def _arms(entry: Entry) -> list[str]:
+    return [name for name, arm in ARMS.items() if f"{entry.kind} {entry.id}" in arm.proves]
 
 
 def _options(entry: Entry, arms: Sequence[str]) -> str:
@@ -237,69 +266,31 @@ def _escaped(text: str) -> str:
     return text.replace("|", "\\|")
 
 
-def _proof(
-    found: Mapping[str, Mapping[str, Result]], scores: Mapping[str, Any], against: Mapping[str, Mapping[str, Gain]]
-) -> list[str]:
-    given = {task: statistics.mean(len(labelled(task, seed)) for seed in bench.SEEDS) for task in TASKS}
-    student = BASE["student"]
-    lines = [
-        "![Gain over the same student without a teacher, by arm and task](gain.svg)", "",
-        "| | |", "|---|---|",
-        f"| tasks | emoji (Noto, 32 pixels): {' and '.join(f'{task}, {len(classes(task))} classes' for task in TASKS)} |",
-        f"| data | a pool of {len(places((2, 3)))} pictures, {REPLICAS} augmented views each, of which "
-        + " and ".join(f"{given[task]:.0f} pictures ({TASKS[task]} a class at most) are labelled for {task}" for task in TASKS)
-        + f"; {len(places(VALIDATION))} pictures to tune, {len(places(TEST))} to test; near-duplicates never on two sides |",
-        f"| student | convolutional, widths {student['widths']}, 0.12 M parameters, from random weights |",
-        "| teacher | MobileNetV2 of ImageNet (torchvision) at 128 pixels, run once over the views; a linear head fitted to "
-        f"the same labelled pictures: {_scored(scores, 'conv')} |",
-        f"| ViT arms | `{VIT['student']['model']}` at 64 pixels from random weights, taught by a ViT that was trained here "
-        f"on MobileNetV2's embedding of the pool without labels, and given a head as above: {_scored(scores, 'vit')} |",
-        f"| budget | {BASE['train']['steps']} steps of {BASE['data']['batch_size']} (ViT {VIT['data']['batch_size']}), half "
-        "of a batch labelled; a few seconds of one core a run. Without a teacher every batch is labelled pictures only |",
-        "| labels | methods that ask for a label get the teacher's class where none is given |",
-        f"| tuning | every arm alike: its weight from {{{', '.join(f'{g:g}' for g in GRID)}}} times that with which the "
-        "method starts as large as the label loss (for no teacher: the learning rate, likewise), by validation accuracy of "
-        "one seed. Options are the paper's or a common choice, as the tables say, and were not tuned |",
-        f"| seeds | {len(bench.SEEDS)}; each draws labelled pictures, weights and order anew, the same for all arms |", "",
-        *_accuracies(found), "",
-        "### What this shows", "",
-    ]  # fmt: skip
-    for task in TASKS:
-        lines += [f"**{task}**", "", *_said(found, task, against[task]), ""]
-    return [
-        *lines,
-        "With this many comparisons some signs are luck: of as many methods that do nothing about one in forty would get a "
-        "**+** by its interval alone. The order of methods depends on student, teacher, budget and grid, all of them tiny "
-        "here; features of views that were augmented once and runs of seconds favour what learns fast.", "",
-        "Goes on where it stopped: `make bench-methods`; one arm: `python -m model_zoo.methods.bench kd`. A further arm is "
-        "a line in [`arms.py`](arms.py).",
-    ]  # fmt: skip
-
-
 def _scored(scores: Mapping[str, Any], kind: str) -> str:
-    return ", ".join(
-        f"{statistics.mean(own):.1f} ({statistics.stdev(own):.1f}) at {task}" for task, own in scores.get(kind, {}).items()
-    )
+    """Test accuracy of a teacher on every task."""
+    own = scores.get(kind, {}).items()
+    return ", ".join(f"{statistics.mean(a):.1f} ({statistics.stdev(a):.1f})% at {task}" for task, a in own)
 
 
-def _accuracies(found: Mapping[str, Mapping[str, Result]]) -> list[str]:
-    lines = [f"| accuracy, % | {' | '.join(TASKS)} |", f"|---|{'---|' * len(TASKS)}"]
+def _accuracies(found: Mapping[str, Mapping[str, Result]]) -> str:
+    rows = []
     for name in ("labels", "kd", "vit_labels", "vit_kd"):
-        cells = [f"{r.mean:.1f} ({r.spread:.1f})" if (r := found.get(name, {}).get(task)) else "" for task in TASKS]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return lines
+        own = [found.get(name, {}).get(task) for task in TASKS]
+        rows.append([name, *(f"{result.mean:.1f} ({result.spread:.1f})" if result else "" for result in own)])
+    return _markdown(["accuracy on the test pictures, %", *TASKS], rows)
 
 
-def _said(found: Mapping[str, Mapping[str, Result]], task: str, own: Mapping[str, Gain]) -> list[str]:
-    over_kd = gains(found, task, "kd")
-    names = {sign: [n for n, g in own.items() if g.verdict == sign] for sign in (1, 0, -1)}
-    beats, loses = ([n for n, g in over_kd.items() if g.verdict == sign and n not in ("labels", "vit_labels")] for sign in (1, -1))
-    return [
+def _shown(found: Mapping[str, Mapping[str, Result]], task: str, own: Mapping[str, Gain]) -> str:
+    over_kd = {name: g for name, g in gains(found, task, "kd").items() if name not in ("labels", "vit_labels")}
+    names = {sign: [name for name, g in own.items() if g.verdict == sign] for sign in (1, 0, -1)}
+    beats, loses = ([name for name, g in over_kd.items() if g.verdict == sign] for sign in (1, -1))
+    return "\n".join([
         f"- better than no teacher ({len(names[1])} of {len(own)}): {_list(names[1])}",
         f"- not told apart from no teacher ({len(names[0])}): {_list(names[0])}",
         f"- worse than no teacher ({len(names[-1])}): {_list(names[-1])}",
-        f"- better than KD: {_list(beats)}; worse than KD: {_list(loses)}",
-    ]
+        f"- better than KD ({len(beats)} of {len(over_kd)}): {_list(beats)}",
+        f"- worse than KD ({len(loses)}): {_list(loses)}",
+    ])  # fmt: skip
 
 
 def _list(names: Sequence[str]) -> str:
@@ -310,6 +301,7 @@ def _list(names: Sequence[str]) -> str:
 
 ROW, LEFT, PANEL, GAP, TOP = 17, 150, 330, 40, 58
 INK, FAINT = "#333333", "#cccccc"
+LEGEND = "dot: mean of seeds; bar: 95% interval over test pictures; ticks: seeds; colour: told apart from 0"
 COLOURS = {1: "#0b7a75", 0: "#8a8a8a", -1: "#c2410c"}
 
 
@@ -324,7 +316,7 @@ def plot(found: Mapping[str, Mapping[str, Result]]) -> bytes:
     height = TOP + ROW * len(names) + 30
     shapes: list[Shape] = [
         Text(12, 20, "Gain over the same student without a teacher, in points", INK, 14),
-        Text(12, 37, "dot: mean of seeds; bar: 95% interval over test pictures; ticks: seeds; colour: told apart from 0", INK, 11),
+        Text(12, 37, LEGEND, INK, 11),
     ]
     for name, row in zip(names, range(len(names)), strict=True):
         shapes.append(Text(LEFT - 8, TOP + ROW * row + ROW - 5, name, INK, 11, ends=True))

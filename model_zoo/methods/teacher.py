@@ -16,12 +16,13 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import mmkd
-from model_zoo.methods.task import POOL, REPLICAS, TEST, VALIDATION, asked, labelled, labels, places, views
+from model_zoo.methods.task import POOL, REPLICAS, TEST, VALIDATION, Pool, asked, labelled, labels, places, views
 
 FOLDER = Path("runs/methods/teachers")
 CONV = {
@@ -114,10 +115,10 @@ def head(kind: str, task: str, seed: int, folder: Path) -> nn.Linear:
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
-    optimizer.step(objective)  # type: ignore[arg-type]
+    optimizer.step(objective)  # type: ignore[no-untyped-call]
     with torch.no_grad():
         layer.weight /= deviation
-        layer.bias -= layer.weight @ mean
+        layer.bias.sub_(layer.weight @ mean)
     return layer.requires_grad_(False)
 
 
@@ -133,7 +134,7 @@ def _kept(file: Path, make: Callable[[], Mapping[str, Tensor]]) -> dict[str, Ten
         aside = file.with_suffix(".part")
         save_file({name: value.contiguous() for name, value in make().items()}, aside)
         aside.rename(file)
-    with safe_open(file, "pt") as opened:  # type: ignore[no-untyped-call]
+    with safe_open(file, "pt") as opened:
         return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
 
 
@@ -159,8 +160,6 @@ def _vit(folder: Path) -> Path:
             "data": {"batch_size": 64},
             "train": {"steps": VIT_STEPS, "lr": 1e-3, "weight_decay": 0.05, "warmup_steps": 100, "log_every": 100},
         }  # fmt: skip
-        from model_zoo.methods.task import Pool
-
         data = {"train": Pool(pictures(folder), "category", 0, torch.zeros(len(places(POOL)) * REPLICAS).long())}
         nodes = {"teacher": Remembered(tables("conv", folder), layer)}
         mmkd.distill(recipe, output_dir=run, nodes=nodes, data=data, preflight=False)
@@ -180,8 +179,6 @@ def _read(kind: str, folder: Path, samples: Sequence[Mapping[str, Any]], names: 
 
 
 def _pool_values(kind: str, folder: Path) -> dict[str, Tensor]:
-    from PIL import Image
-
     samples = [{"key": str(i), "image": Image.fromarray(picture)} for i, picture in enumerate(pictures(folder))]
     return _read(kind, folder, samples, CONV_VALUES if kind == "conv" else VIT_VALUES)
 

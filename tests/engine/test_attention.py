@@ -119,6 +119,14 @@ def test_sdpa_asks_no_xformers(xformers):
     assert str(decide("sdpa", CPU, torch.float32)) == "sdpa: asked for"
 
 
+def test_derivatives_of_derivatives_stay_with_torch(xformers):
+    xformers()
+    decision = decide("auto", CPU, torch.float32, twice=True)
+    assert str(decision) == "sdpa: a loss takes derivatives of derivatives, which it has not"
+    with pytest.raises(TrainingError, match="xformers was asked for, but a loss takes derivatives of derivatives"):
+        decide("xformers", CPU, torch.float32, twice=True)
+
+
 def test_a_broken_installation_is_a_reason(monkeypatch):
     class Broken(types.ModuleType):
         def __getattr__(self, name):

@@ -21,6 +21,7 @@ EXAMPLES = Path(__file__).parent.parent.parent / "examples"
         ("04_multi_teacher.py --arms both", r"both +[\d.]+% +[\d.]+%"),
         ("05_hints_early_stop.py", r"the whole pass: [\d.]+ ms \(-?\d+% saved\)"),
         ("06_hf_trainer.py", r"student [\d.]+%, 3 steps"),
+        ("08_language_model.py", r"on-policy +[\d.]+ +[\d.]+%"),
         ("07_lightning.py", r"student [\d.]+%, 3 steps"),
     ],
 )

@@ -195,7 +195,8 @@ def test_derivatives_in_the_inputs_of_networks() -> None:
     graph = own_loss(Slopes(), nets).setup(batch())
     loss = graph(batch())["loss"]
     image = batch()["image"].requires_grad_()
-    expected = (slope(nets["student"](image), image, True) - slope(nets["teacher"](image), image, False)).square().mean()
+    own, target = slope(nets["student"](image), image, True), slope(nets["teacher"](image), image, False)
+    expected = (own - target).square().mean()
     torch.testing.assert_close(loss, expected)
     loss.backward()
     (wanted,) = torch.autograd.grad(expected, nets["student"][0].weight)
@@ -301,6 +302,9 @@ def test_its_outputs_cannot_be_remembered() -> None:
 
 
 def test_explain_says_so() -> None:
-    text = " ".join(explain(graph_of({"why": WHY}, pair())).split())
+    graph = graph_of({"why": WHY}, pair())
+    assert "derivatives of derivatives" in graph.decided["attention"]
+    assert "derivatives of derivatives" not in graph_of({"kd": KD}, pair()).decided["attention"]
+    text = " ".join(explain(graph).split())
     assert text.count("graph kept for the derivatives of a loss") == 2
     assert "under no_grad" not in text

@@ -167,6 +167,11 @@ def test_evaluation_takes_the_student_as_a_whole() -> None:
     assert not torch.equal(graph.compute(batch(RECIPE))["student.logits"], whole)
 
 
+def test_the_doctor_finds_nothing_wrong_with_a_student_in_blocks() -> None:
+    found = mmkd.doctor(stages()["blocks_4"], nodes=toys.networks(RECIPE), data=DATA).findings
+    assert {finding.severity for finding in found} <= {"note"}
+
+
 # -- runs -------------------------------------------------------------------------------------------------------
 
 
@@ -219,7 +224,7 @@ def test_connectors_go_on_while_their_boundary_stands_and_none_is_exported(tmp_p
              for name, place in (("four", "stages/blocks_4"), ("two", "stages/blocks_2"), ("one", "."))}  # fmt: skip
     kept = {name: sorted({key.split(".")[1] for key in state if "connector" in key}) for name, state in found.items()}
     assert kept == {"four": ["connector_1", "connector_2", "connector_3"], "two": ["connector_2"], "one": []}
-    key = next(key for key in found["two"] if key.startswith("projectors"))
+    key = "projectors.connector_2.layers.0.weight"
     assert torch.equal(found["four"][key], found["two"][key])
     for folder in ("stages/blocks_4", "."):
         state = student(tmp_path / "run" / folder)

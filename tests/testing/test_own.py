@@ -22,6 +22,7 @@ CASES: dict[str, Any] = {
     "loss.kl": [DIVERGENCE, {"inputs": {"student": normal(4, 3, 8), "teacher": normal(4, 3, 8, seed=1)}}],
     "loss.ft": {"constant": ("teacher",)},
     "loss.hard_label": {"constant": ("teacher",)},
+    "procedure.blocks": {"options": {"student": ["net"]}},
     "loss.crd": SMALL,
     "loss.mgd": [{}, {"options": {"ratio": 0.0}, "inert": ("blank",)}],
     "loss.minilm": [

@@ -47,7 +47,7 @@ class ExplanationMatch(Loss):
 
 
 class GivenExplanation(Loss):
-    """Make the student decide for reasons that are given, e2KD with maps made beforehand (Parchami-Araghi et al., 2024).
+    """Make the student decide for reasons given beforehand, e2KD with frozen maps (Parchami-Araghi et al., 2024).
 
     As `core.e2kd`, with the teacher's explanation a field of the dataset, made by whatever method once and for all; the
     teacher's pass needs no graph and may be remembered.

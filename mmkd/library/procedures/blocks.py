@@ -21,12 +21,12 @@ class Blocks(mmkd.Procedure):
           student: [layer1, layer2, [layer3.0, layer3.1], layer4]
           counts: [4, 2, 1]
 
-    A block is a module, or modules that follow each other, and its end is where the next block begins; what stands
-    before the first belongs to it, what stands after the last to that one. While there are `k` blocks, every one but the
-    first is given what the teacher's block before it gives, and every one but the last is to give what the teacher's
-    does (`loss`); the last one has the losses of the recipe. No gradient crosses from block to block. At the next stage
-    optimisers begin anew and those neighbours that are smallest together have merged; the last stage is the recipe as it
-    would be without blocks. Evaluation and export always take the student as a whole.
+    A block is a module, or modules that follow each other, and ends where the next one begins; what stands before the
+    first belongs to it, what stands after the last to that one. While there are `k` blocks, every one but the first is
+    given what the teacher's block before it gives, and every one but the last is to give what the teacher's does
+    (`loss`); the last one has the losses of the recipe. No gradient crosses from block to block. At the next stage
+    optimisers begin anew and those neighbours that are smallest together have merged; the last stage is the recipe
+    as it would be without blocks. Evaluation and export always take the student as a whole.
 
     Where teacher and student differ in width, a `connector` stands at each boundary (`{use: core.conv}`). It maps the
     teacher's features to what the student's next block takes, is trained by that block, and is the target of the block
@@ -56,7 +56,7 @@ class Blocks(mmkd.Procedure):
         connector: dict[str, Any] | None = None,
         loss: dict[str, Any] | None = None,
     ) -> None:
-        self.student, self.teacher = ([[b] if isinstance(b, str) else b for b in s] for s in (student, teacher or student))
+        self.student, self.teacher = _listed(student), _listed(teacher or student)
         units = len(self.student)
         self.counts = list(range(units, 0, -1)) if counts is None else counts
         self.budget, self.connector, self.loss = budget, connector, loss or {"use": "core.mse"}
@@ -124,6 +124,10 @@ class Blocks(mmkd.Procedure):
                 next=f"budget: {[1] * count}",
             )  # fmt: skip
         return [*({unit: part} for _ in range(count - 1)), {unit: part + rest}]
+
+
+def _listed(blocks: Sequence[Block]) -> list[list[str]]:
+    return [[block] if isinstance(block, str) else block for block in blocks]
 
 
 def _only(recipe: mmkd.Recipe, nodes: dict[str, Any], side: str) -> str:

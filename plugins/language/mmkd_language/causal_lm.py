@@ -112,7 +112,9 @@ class CausalLM(mmkd.Encoder):
             own = {} if pretrained or tokenizer is None else self._marks()
             settings = configured(source, {**own, **overrides})
         self.net = load(transformers.AutoModelForCausalLM, settings, pretrained, lambda network, name: False)
-        self.net.warn_if_padding_and_no_attention_mask = _no_warning
+        for module in self.net.modules():
+            if isinstance(module, transformers.PreTrainedModel):
+                module.warn_if_padding_and_no_attention_mask = _no_warning  # type: ignore[method-assign]
         self._check(source or architecture)
 
     def _marks(self) -> dict[str, Any]:

@@ -29,7 +29,7 @@ class Rollout(mmkd.Curator):
 
     A network writes where it has the capability `generate` and the methods `generate(fields, rows, draws, ...)`,
     `rewritten(fields, completions)`, `read(ids)` and `spell(text, ended)`, as `language.causal_lm` has them; those
-    without `rewritten` go on reading what the data says.
+    without `rewritten` go on reading what the data says. Other streams and views of the batch stay as they are.
 
     Args:
         node: name of the network that writes; several take turns at random.
