@@ -23,7 +23,7 @@ LAYERS = (
         "mmkd", "mmkd.maker", "mmkd.datasets", "mmkd.compose", "mmkd.staging", "mmkd.run", "mmkd.exported", "mmkd.formats",
         "mmkd.local", "mmkd.reporting", "mmkd.diagnosis",
     },
-    {"mmkd.library", "mmkd.testing", "mmkd.cli", "mmkd.plugin_commands", "mmkd.__main__"},
+    {"mmkd.library", "mmkd.testing", "mmkd.cli", "mmkd.commands", "mmkd.__main__"},
 )  # fmt: skip
 """From the contract to the outside; a module imports its own layer and those before it."""
 

@@ -29,7 +29,8 @@ class KernelRidge(mmkd.Procedure):
 
     `alpha: optimal` takes at every step the weight that is best on a share of the samples held out of all fits:
     `f_t = a f_y + (1 - a) f_p` is linear in it, where `f_y` fits y and `f_p` the machine before, so that
-    `a = <y - f_p, f_y - f_p> / |f_y - f_p|^2` over those. It may be below 0 or above 1.
+    `a = <y - f_p, f_y - f_p> / |f_y - f_p|^2` over those. It may be below 0 or above 1. All this follows from the
+    definition; that samples are held out, and which, is ours.
 
     The recipe has one loss, between the student's `logits` and `y`, which nothing descends. For deep networks the same
     is `core.generations` with the mixer `core.label_mix` as target.

@@ -24,7 +24,8 @@ class GeometrySchedule(Schedule):
 
     The paper trains the network on a validation set, such that the student is better after its next step: name the
     loss on a stream of its own by `phase`. `weight: alpha` on the teacher's loss and `weight: 1 - alpha` on the label's
-    make its convex combination. This is its method without its pretrained initial weights and per-dataset networks.
+    make its convex combination. Written from accounts of the paper, whose code was not at hand: that sides are squares
+    class by class, that the mean runs with training, and the single hidden layer are ours.
 
     Shape: student, teacher: logits `[B, C]`; label: `[B]` class indices -> weights `[B]`, in 0..1.
 
