@@ -160,8 +160,8 @@ class Encoder(nn.Module):
 
 
 class Part(nn.Module):
-    """What stands between the networks and the objective, its ports beside its options: projector, mixer, schedule, loss.
-    """
+    """What stands between the networks and the objective, its ports beside its options: projector, mixer, schedule,
+    loss."""
 
     needs_graph: ClassVar[frozenset[str]] = frozenset()
     """Ports between which `forward` takes derivatives itself, as `torch.autograd.grad(logits, features,

@@ -39,7 +39,8 @@ def mmkd_graph_built(graph: TrainingGraph) -> None:
 
 @hookspec
 def mmkd_step_end(graph: TrainingGraph, step: int, losses: Mapping[str, Tensor]) -> None:
-    """Optimiser step `step` (from 1) has been applied; reading a tensor here waits for the device."""
+    """Optimiser step `step` (from 1) has been applied; reading a tensor here waits for the device. Of several ranks,
+    the first one alone calls this and the next."""
 
 
 @hookspec

@@ -14,14 +14,14 @@ ROOT = Path(__file__).parent.parent
 LAYERS = (
     {
         "mmkd.errors", "mmkd.hookspecs", "mmkd.isolation", "mmkd.registry", "mmkd.discovery", "mmkd.plugins",
-        "mmkd.components", "mmkd.procedure", "mmkd.rows", "mmkd.signature", "mmkd.yaml", "mmkd.merge", "mmkd.validation", "mmkd.spec",
-        "mmkd.recipe",
+        "mmkd.components", "mmkd.procedure", "mmkd.rows", "mmkd.signature", "mmkd.yaml", "mmkd.merge",
+        "mmkd.validation", "mmkd.spec", "mmkd.recipe",
     },
     {"mmkd.graph"},
     {"mmkd.engine", "mmkd.report"},
     {
-        "mmkd", "mmkd.maker", "mmkd.datasets", "mmkd.compose", "mmkd.staging", "mmkd.run", "mmkd.exported", "mmkd.formats",
-        "mmkd.local", "mmkd.reporting", "mmkd.diagnosis",
+        "mmkd", "mmkd.maker", "mmkd.datasets", "mmkd.compose", "mmkd.staging", "mmkd.run", "mmkd.exported",
+        "mmkd.formats", "mmkd.local", "mmkd.reporting", "mmkd.diagnosis",
     },
     {"mmkd.library", "mmkd.testing", "mmkd.cli", "mmkd.commands", "mmkd.__main__"},
 )  # fmt: skip

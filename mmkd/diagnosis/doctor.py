@@ -82,7 +82,7 @@ def doctor(
         return Diagnosis([_finding(error, "recipe")])
     folder = Path(pictures) if pictures is not None else None
     found: list[Finding] = []
-    measured: dict[str, Any] = {}
+    measured: Mapping[str, Any] = {}
     try:
         stages = Stages(loaded, nodes, data)
         for stage in stages:

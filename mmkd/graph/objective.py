@@ -62,8 +62,8 @@ class Objective:
 def share(
     terms: Sequence[Term], values: Mapping[str, Tensor], whole: Mapping[str, Tensor], *, detached: bool = False
 ) -> list[list[Tensor]]:
-    """Each term's loss over the global batch, with this rank's share of the gradient; then, where its weight is a value,
-    the loss under that weight. Coupled terms read `whole`."""
+    """Each term's loss over the global batch, with this rank's share of the gradient; then, where its weight is a
+    value, the loss under that weight. Coupled terms read `whole`."""
     parts = [term.parts(whole if term.loss.coupled else values, detached=detached) for term in terms]
     shares = iter(ranks.share([part for own in parts for part in own]))
     return [[next(shares) for _ in own] for own in parts]

@@ -46,8 +46,7 @@ class Case:
     def graph(self) -> TrainingGraph:
         torch.manual_seed(11)
         document = {"student": {}, "teacher": {}, "losses": self.losses, "train": {"steps": 10}, **self.recipe}
-        example = {name: v.float() if v.is_floating_point() else v for name, v in batch(0).items()}
-        return mmkd.build(document, nodes=self.nodes(), example=example).double()
+        return mmkd.build(document, nodes=self.nodes(), example=single(batch(0))).double()
 
     def parts(self, step: int, rank: int | None) -> list[dict[str, Any]]:
         """The batches of a step, of one rank or of all."""
@@ -74,7 +73,7 @@ class Case:
         return mmkd.optimizers(graph, train)
 
 
-def batch(step: int) -> dict[str, Tensor]:
+def batch(step: int) -> dict[str, Any]:
     """Vectors with labels, weights, ids and a mask; token sequences whose padding is uneven."""
     generator = torch.Generator().manual_seed(100 + step)
     lengths = torch.randint(1, TOKENS + 1, (SIZE,), generator=generator)
@@ -87,16 +86,30 @@ def batch(step: int) -> dict[str, Tensor]:
         "valid": torch.rand(SIZE, generator=generator) > 0.4,
         "tokens": torch.randn(SIZE, TOKENS, WIDTH, generator=generator, dtype=torch.float64),
         "mask": torch.arange(TOKENS) < lengths[:, None],
+        "@meta": {
+            "image": torch.randn(SIZE, WIDTH, generator=generator, dtype=torch.float64),
+            "label": torch.randint(CLASSES, (SIZE,), generator=generator),
+        },
     }
 
 
 def cut(whole: Mapping[str, Any], first: int, last: int) -> dict[str, Any]:
     """The rows of one rank, its sequences no longer than its longest."""
-    part = {name: value[first:last] for name, value in whole.items()}
-    if last > first:
+    part = {
+        n: value[first:last] if isinstance(value, Tensor) else cut(value, first, last) for n, value in whole.items()
+    }
+    if last > first and "mask" in part:
         longest = int(part["mask"].sum(1).max())
         part |= {name: part[name][:, :longest] for name in ("tokens", "mask")}
     return part
+
+
+def single(whole: Mapping[str, Any]) -> dict[str, Any]:
+    """The same in float32."""
+    return {
+        name: single(v) if isinstance(v, Mapping) else v.float() if v.is_floating_point() else v
+        for name, v in whole.items()
+    }
 
 
 def sequences() -> dict[str, nn.Module]:
@@ -186,6 +199,11 @@ CASES = {
         {"kd": {**KD, "teacher": "target"}, "label": LABEL},
         {"mixers": {"target": {"use": "core.taid", **LOGITS}}},
     ),
+    "a schedule that learns": Case(
+        {"kd": {**KD, "weight": "alpha"}, "label": {**LABEL, "weight": "1 - alpha", "mask": "batch.valid"},
+         "meta": {**LABEL, "student": "student@meta.logits", "label": "batch@meta.label", "phase": "alpha"}},
+        {"schedules": {"alpha": {"use": "core.geometry", **LOGITS}}},
+    ),
     "an average": Case(
         {"kd": {**KD, "teacher": "ema.logits"}, "label": LABEL},
         {"teachers": EMA, "teacher": None},
@@ -224,5 +242,4 @@ def lengths() -> TrainingGraph:
     loss: Part = Lengths()
     written = {"student": ["student.logits", "student/0"], "mask": "batch.mask"}
     graph = TrainingGraph(nodes, terms=[Term(bind("lengths", loss, written, "losses.lengths"))])  # type: ignore[arg-type]
-    example = {name: v.float() if v.is_floating_point() else v for name, v in batch(0).items()}
-    return graph.setup(example).double()
+    return graph.setup(single(batch(0))).double()

@@ -28,7 +28,9 @@ pytest.importorskip("mmkd_vision")
 MECHANISMS: dict[str, Callable[[Path], None]] = {}
 """By the short name of a paper: a test that fails when its mechanism is broken."""
 ELSEWHERE: dict[str, str] = {
-    "SelfDistill-KRR": "library/test_kernel_ridge.py::test_without_ground_truth_it_shrinks_and_with_it_ends_at_a_penalty",
+    "DOT": "library/test_dot.py::test_equal_momenta_are_sgd",
+    "SelfDistill-KRR": "library/test_kernel_ridge.py::"
+    "test_without_ground_truth_it_shrinks_and_with_it_ends_at_a_penalty",
     "TED": "library/test_ted.py::test_it_is_not_layer_wise_distillation",
     "TGeo-KD": "graph/test_look_ahead.py::test_a_step_with_a_frozen_schedule_is_a_step_with_fixed_weights",
     "StableKD": "library/test_blocks.py::test_with_its_blocks_merged_from_the_start_it_is_another_run",

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+import mmkd
 from mmkd.testing import check_plugin
 
 
@@ -40,6 +41,15 @@ def test_core(tmp_path: Path) -> None:
 
     rows = {"text": ["a", "b", "c"], "label": [0, 1, 0]}
     datasets.Dataset.from_dict(rows).save_to_disk(tmp_path / "saved")
-    ran = check_plugin("core", {**CASES, "dataset.hf_dataset": {"options": {"path": str(tmp_path / "saved")}}})
+    student = {"use": "language.transformer", "dim": 8, "layers": 1, "heads": 2}
+    feature = {"use": "core.mse", "student": "student.embedding", "teacher": "detach(student.embedding)"}
+    run = {"student": student, "losses": {"feature": feature}, "train": {"steps": 1}, "data": {"batch_size": 2}}
+    texts = [{"key": text, "text": text} for text in ("one", "two", "three")]
+    mmkd.distill(run, output_dir=tmp_path / "run", data={"train": texts}, preflight=False)
+    made = {
+        "dataset.hf_dataset": {"options": {"path": str(tmp_path / "saved")}},
+        "encoder.exported": {"options": {"path": str(tmp_path / "run")}},
+    }
+    ran = check_plugin("core", {**CASES, **made})
     assert sum(len(names) for names in ran.values()) > 1500
     assert {"temperature_squared", "zero_at_the_teacher", "masked_classes"} <= set(ran["core.kl"])

@@ -7,9 +7,10 @@ from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 import mmkd
 from mmkd.errors import RecipeError
-from torch import nn
 
 
 class Exported(mmkd.Encoder):
@@ -31,7 +32,7 @@ class Exported(mmkd.Encoder):
         names = list(model.nodes)
         if (node or names[0]) not in names:
             raise RecipeError(f"'{path}' has no network '{node}'", name=node or "", exists=names)
-        self.inner: mmkd.Encoder = model.nodes[node or names[0]]  # type: ignore[assignment]
+        self.inner: mmkd.Encoder = model.roles[node or names[0]].encoder
         self.inner.requires_grad_(True)
         self.license, self.capabilities = self.inner.license, self.inner.capabilities  # type: ignore[misc]
         folder = Path(path)
@@ -39,7 +40,7 @@ class Exported(mmkd.Encoder):
         self._checksum = f"sha256:{hashlib.sha256((weights / 'model.safetensors').read_bytes()).hexdigest()}"
 
     @property
-    def wanted(self) -> frozenset[str] | None:  # type: ignore[override]
+    def wanted(self) -> frozenset[str] | None:
         """What the graph reads, told to the network itself."""
         return self.inner.wanted
 

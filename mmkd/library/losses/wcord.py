@@ -117,7 +117,7 @@ class PairCritic(nn.Module):
 
     def forward(self, t: Tensor, s: Tensor) -> Tensor:
         with torch.autocast(t.device.type, enabled=False):
-            of_t, of_s = (self.first.weight / spectral_bound(self.first.weight)).split(self.widths, 1)
+            of_t, of_s = (self.first.weight / spectral_bound(self.first.weight)).split(self.widths, 1)  # type: ignore[no-untyped-call]
             pairs = F.linear(t, of_t, self.first.bias)[:, None] + F.linear(s, of_s)
         scores: Tensor = self.rest(pairs)[:, :, 0]
         return scores

@@ -27,9 +27,8 @@ class Stages(mmkd.Procedure):
     """
 
     conformance: ClassVar[dict[str, Any]] = {
-        "options": {"stages": {"labels": {"losses": {"label": {"use": "core.cross_entropy", "student": "student.logits"}}},
-                               "both": {"train": {"steps": 2}}}}
-    }  # fmt: skip
+        "options": {"stages": {"short": {"train": {"steps": 2}}, "anew": {"start": "scratch"}}}
+    }
 
     def __init__(self, stages: dict[str, dict[str, Any]]) -> None:
         self.changes = stages

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any, ClassVar
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
 import mmkd
 from mmkd.errors import DataError
 from mmkd_language.bleu import corpus_bleu
+
+_TOKENS = torch.arange(96).view(12, 8).square() % 7
 
 
 class Generation(mmkd.Metric):
@@ -27,6 +30,14 @@ class Generation(mmkd.Metric):
     Raises:
         DataError: no sample was seen.
     """
+
+    conformance: ClassVar[dict[str, Any]] = {
+        "inputs": {
+            "generated": torch.cat([_TOKENS[:, :6], _TOKENS[:, 6:].flip(1)], 1),
+            "labels": _TOKENS,
+            "completion": torch.ones(12, 8, dtype=torch.bool),
+        }
+    }
 
     def __init__(self, order: Annotated[int, Field(ge=1)] = 4) -> None:
         super().__init__()

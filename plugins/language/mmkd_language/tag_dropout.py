@@ -24,6 +24,9 @@ class TagDropout(mmkd.Curator):
     """
 
     fields: ClassVar[frozenset[str]] = frozenset({"text"})
+    conformance: ClassVar[dict[str, Any]] = {
+        "samples": [{"text": f"{title}: animal, small, grey, asleep", "key": title} for title in ("cat", "dog")]
+    }
 
     def __init__(self, rate: Annotated[float, Field(ge=0, le=1)] = 0.5) -> None:
         self.rate = rate

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import transformers
 from language_models import DATA, model, rolled, samples as some
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -59,16 +58,12 @@ def test_plugin(folder: Path, tmp_path: Path) -> None:
     saved = {"options": {"pretrained": str(folder)}}
     mine, other = model(1), model(2)
     written = {"dataset": DATA, "teacher": mine, "path": str(tmp_path / "a.jsonl"), "beams": 2, "max_new_tokens": 4}
-    tokens = torch.randint(0, 4, (48, 6), generator=torch.Generator().manual_seed(0))
     cases: dict[str, Any] = {
         "encoder.causal_lm": {"options": {"width": 16, "max_length": 60, "max_new_tokens": 6}},
         "curator.rollout": {
             "options": {"max_new_tokens": 6, "temperature": 2.0, "top_p": 0.9, "node": ["student", "teacher"]},
             "graph": lambda: rolled(mine, other),
             "samples": some(),
-        },
-        "metric.generation": {
-            "inputs": {"generated": tokens, "labels": tokens.flip(1), "completion": tokens.flip(1) > 0}
         },
         "dataset.generated": {"options": written},
         "encoder.encoder": saved,

@@ -68,8 +68,8 @@ def test_its_taps_and_hidden_values_are_the_networks_own(trained: Path) -> None:
 
 
 def test_a_network_that_was_not_exported_is_named(trained: Path) -> None:
+    teacher = {"use": "core.exported", "path": str(trained), "node": "large"}
     with pytest.raises(RecipeError, match="has no network 'large'"):
-        teacher = {"use": "core.exported", "path": str(trained), "node": "large"}
         mmkd.build(recipe(teacher=teacher), data={"train": Pictures()})
 
 
