@@ -74,7 +74,7 @@ def main() -> None:
 
     print("training the teacher", flush=True)
     teacher, start = model(64, seed=1), model(32, seed=0)
-    train(LABEL, {"student": teacher}, 8 * steps // 3, 4e-3)
+    train(LABEL, {"student": teacher}, 4 * steps, 4e-3)
     print("training the student's beginnings", flush=True)
     train(LABEL, {"student": start}, 4 * steps // 3, 4e-3)
     rows = {"teacher": score(teacher), "student before": score(start)}

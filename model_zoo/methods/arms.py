@@ -44,7 +44,7 @@ class Arm:
     reads: str = "student.logits"
     """The logits that are judged."""
     teacher: bool = True
-    """Whether views without a label are used too, with the teacher's class in the place of theirs."""
+    """Whether batches hold views without a label too, with the teacher's class in the place of theirs."""
 
 
 def logits(loss: str, *, proves: tuple[str, ...] | None = None, unit: float | None = None, **options: Any) -> Arm:
@@ -100,6 +100,7 @@ BEFORE_RELU = "student/stages.2.1.activation.input"
 
 ARMS: dict[str, Arm] = {
     "labels": Arm({"teacher": None}, ("loss core.cross_entropy",), teacher=False, unit=1.0),
+    "labels_half": Arm({"teacher": None}, unit=1.0),
     # logits
     "kd": logits("core.kl", proves=("loss core.kl", "recipe core.kd"), temperature=4.0),
     "kd_standardized": logits("core.kl", proves=(), temperature=4.0, standardize=True),

@@ -114,7 +114,8 @@ class Bench:
             with torch.no_grad():
                 told = teacher.head(teacher.tables["embedding"].float()).argmax(1)
         pool = Pool(teachers.pictures(self.folder / "teachers"), task, seed, told)
-        return {"nodes": {"teacher": teacher} if arm.teacher else {}, "data": {"train": pool}}
+        read = arm.teacher and arm.patch.get("losses")
+        return {"nodes": {"teacher": teacher} if read else {}, "data": {"train": pool}}
 
     def unit(self, name: str, task: str) -> float:
         """The weight with which the method's terms together are as large as the label's, before the first step."""

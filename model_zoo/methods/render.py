@@ -274,7 +274,7 @@ def _scored(scores: Mapping[str, Any], kind: str) -> str:
 
 def _accuracies(found: Mapping[str, Mapping[str, Result]]) -> str:
     rows = []
-    for name in ("labels", "kd", "vit_labels", "vit_kd"):
+    for name in ("labels", "labels_half", "kd", "vit_labels", "vit_kd"):
         own = [found.get(name, {}).get(task) for task in TASKS]
         rows.append([name, *(f"{result.mean:.1f} ({result.spread:.1f})" if result else "" for result in own)])
     return _markdown(["accuracy on the test pictures, %", *TASKS], rows)
