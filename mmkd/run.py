@@ -189,7 +189,8 @@ def _stage(stages: Stages, stage: Stage, recipe: Recipe, folder: Path, name: str
     judge = evaluation(arm, data)
     judge.check(graph)
     home = stages.home(stage)
-    home.mkdir(parents=True, exist_ok=True)
+    if ranks.leads():
+        home.mkdir(parents=True, exist_ok=True)
     if ranks.leads() and name == "student" and not (folder / "recipe.yaml").is_file():
         (folder / "recipe.yaml").write_text(recipe.to_yaml())
         provenance = {"versions": _versions(), "plugins": _plugins(), "decided": graph.decided}

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import mmkd
@@ -18,6 +19,7 @@ from mmkd.graph.training_graph import TrainingGraph
 from mmkd.library import RECIPES
 from mmkd.plugins import host
 from mmkd.report.description import as_text, describe
+from mmkd.testing import check_procedure
 
 from . import toys
 from .specimen import Specimen
@@ -28,6 +30,9 @@ pytest.importorskip("mmkd_vision")
 MECHANISMS: dict[str, Callable[[Path], None]] = {}
 """By the short name of a paper: a test that fails when its mechanism is broken."""
 ELSEWHERE: dict[str, str] = {
+    "GKD": "../plugins/language/tests/test_language_rollout.py::test_half_rollouts_are_not",
+    "SeqKD": "../plugins/language/tests/test_language_generated.py::"
+    "test_training_on_references_instead_is_another_training",
     "DOT": "library/test_dot.py::test_equal_momenta_are_sgd",
     "SelfDistill-KRR": "library/test_kernel_ridge.py::"
     "test_without_ground_truth_it_shrinks_and_with_it_ends_at_a_penalty",
@@ -36,6 +41,13 @@ ELSEWHERE: dict[str, str] = {
     "StableKD": "library/test_blocks.py::test_with_its_blocks_merged_from_the_start_it_is_another_run",
 }
 """Papers whose mechanism another file under tests/ switches off: `"DOT": "engine/test_dot.py::test_name"`."""
+
+WAVE = frozenset({
+    "WCoRD", "TAID", "TRG", "Understanding-KD", "BAN", "DHKD", "RKD", "LumiNet", "L2D-MLKD", "CTCD", "Guidance-Network",
+    "Does-KD-Work", "TaskAgnostic-Compare", "SinKD", "e2KD", "OFA-KD", "SeqKD", "SelfDistill-KRR", "GKD", "A2D",
+    "StableKD", "TED", "BD-KD", "Patient-Consistent", "ND", "MKD-OCL", "WAKD", "FitNets", "DOT",
+})  # fmt: skip
+"""Papers whose mechanisms shaped the contract."""
 
 DATA = {"train": toys.Pictures(), "eval": toys.Pictures(8)}
 Check = Callable[[Path], None]
@@ -63,7 +75,9 @@ def listed(paper: str, capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any
 
 def run_recipe(id: str, folder: Path) -> None:
     recipe = mmkd.load_recipe(id)
-    if id.startswith("core."):
+    if len(mmkd.stages(id, ["train.steps=3"])) > 1:
+        assert (staged(id, folder / "run") / "student" / "model.safetensors").is_file()
+    elif id.startswith("core."):
         graph = trained(build(id), id)
         assert graph.steps == 3 and set(graph.exported) == set(recipe.exported())
     else:
@@ -84,8 +98,9 @@ def run_mixer(id: str, folder: Path) -> None:
 
 
 def run_projector(id: str, folder: Path) -> None:
-    own = {"projectors": {"own": {"use": id, "input": "student/layer4", "like": "teacher.logits"}}}
-    loss = {"use": "core.kl", "student": "own", "teacher": "teacher.logits"}
+    like = "teacher.logits" if id == "core.branch" else "teacher.hidden.4"
+    own = {"projectors": {"own": {"use": id, "input": "student/layer4", "like": like}}}
+    loss = {"use": "core.kl" if id == "core.branch" else "core.mse", "student": "own", "teacher": like}
     assert trained(build("core.kd", {**own, "losses": {"own": loss}}), "core.kd").steps == 3
 
 
@@ -97,8 +112,14 @@ def run_metric(id: str, folder: Path) -> None:
     assert made["student"]["scores"]["eval"]
 
 
+def run_procedure(id: str, _: Path) -> None:
+    cls: Any = host().catalogue.get("procedure", id).load()
+    assert check_procedure(cls, **getattr(cls, "conformance", {}))
+
+
 RUN = {
-    "recipe": run_recipe, "loss": run_loss, "mixer": run_mixer, "projector": run_projector, "metric": run_metric,
+    "procedure": run_procedure, "recipe": run_recipe, "loss": run_loss, "mixer": run_mixer,
+    "projector": run_projector, "metric": run_metric,
 }  # fmt: skip
 
 
@@ -489,7 +510,43 @@ def the_exported_network_is_the_mean_of_all_steps(_: Path) -> None:
     assert not torch.allclose(weights(graph, "mean"), weights(graph)) and graph.exported == ("mean",)
 
 
+def staged(recipe: str, folder: Path, **changes: Any) -> Path:
+    """A packaged recipe of stages, run on toys."""
+    train = {"steps": 3, "lr": 0.01, "device": "cpu"}
+    document = {"recipe": recipe, "train": train, "data": {"batch_size": 8}, **changes}
+    mmkd.distill(document, output_dir=folder, nodes=toys.networks(recipe), data=DATA, preflight=False, baseline=False)
+    return folder
+
+
+def parameters(folder: Path) -> dict[str, Tensor]:
+    return load_file(folder / "student" / "model.safetensors")
+
+
+@switched_off("FitNets")
+def the_hint_trains_the_lower_half_alone(folder: Path) -> None:
+    with_hint, without = staged("core.fitnets", folder / "a"), staged("core.fitnets", folder / "b", procedure=None)
+    start = {f"nodes.student.{k}": v for k, v in toys.networks("core.fitnets")["student"].state_dict().items()}
+    after_hint = parameters(with_hint / "stages" / "hint")
+    moved = {key for key, value in start.items() if not torch.equal(value, after_hint[key])}
+    assert any("layer1" in key for key in moved) and not any("layer4" in key or ".fc." in key for key in moved)
+    assert any(not torch.equal(value, parameters(without)[key]) for key, value in parameters(with_hint).items())
+
+
+@switched_off("BAN")
+def a_generation_learns_from_the_one_before(folder: Path) -> None:
+    taught, alone = staged("core.ban", folder / "a"), staged("core.ban", folder / "b", losses={"kd": {"weight": 0.0}})
+    first = [parameters(run / "stages" / "generation_1") for run in (taught, alone)]
+    assert all(torch.equal(value, first[1][key]) for key, value in first[0].items())
+    second = [parameters(run / "stages" / "generation_2") for run in (taught, alone)]
+    assert any(not torch.equal(value, second[1][key]) for key, value in second[0].items())
+
+
 # -- the tests --------------------------------------------------------------------------------------------------
+
+
+def test_the_first_wave_is_whole() -> None:
+    assert {*MECHANISMS, *ELSEWHERE} >= WAVE
+    assert len({e.id for e in host().catalogue if e.counts_as == "distinct formula"}) >= 50
 
 
 @pytest.mark.parametrize("paper", [*MECHANISMS, *ELSEWHERE])
