@@ -282,12 +282,15 @@ def _accuracies(found: Mapping[str, Mapping[str, Result]]) -> str:
 
 def _shown(found: Mapping[str, Mapping[str, Result]], task: str, own: Mapping[str, Gain]) -> str:
     over_kd = {name: g for name, g in gains(found, task, "kd").items() if name not in ("labels", "vit_labels")}
+    half = gains(found, task, "labels_half")
+    taught = [name for name, g in half.items() if g.verdict == 1 and name != "labels"]
     names = {sign: [name for name, g in own.items() if g.verdict == sign] for sign in (1, 0, -1)}
     beats, loses = ([name for name, g in over_kd.items() if g.verdict == sign] for sign in (1, -1))
     return "\n".join([
         f"- better than no teacher ({len(names[1])} of {len(own)}): {_list(names[1])}",
         f"- not told apart from no teacher ({len(names[0])}): {_list(names[0])}",
         f"- worse than no teacher ({len(names[-1])}): {_list(names[-1])}",
+        f"- better than `labels_half` ({len(taught)} of {len(half)}): {_list(taught)}",
         f"- better than KD ({len(beats)} of {len(over_kd)}): {_list(beats)}",
         f"- worse than KD ({len(loses)}): {_list(loses)}",
     ])  # fmt: skip

@@ -199,11 +199,6 @@ CASES = {
         {"kd": {**KD, "teacher": "target"}, "label": LABEL},
         {"mixers": {"target": {"use": "core.taid", **LOGITS}}},
     ),
-    "a schedule that learns": Case(
-        {"kd": {**KD, "weight": "alpha"}, "label": {**LABEL, "weight": "1 - alpha", "mask": "batch.valid"},
-         "meta": {**LABEL, "student": "student@meta.logits", "label": "batch@meta.label", "phase": "alpha"}},
-        {"schedules": {"alpha": {"use": "core.geometry", **LOGITS}}},
-    ),
     "an average": Case(
         {"kd": {**KD, "teacher": "ema.logits"}, "label": LABEL},
         {"teachers": EMA, "teacher": None},
