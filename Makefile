@@ -24,7 +24,7 @@ quickstart: $(VENV)/.ready
 	$(BIN)/python examples/01_quickstart.py --resume
 
 test: $(VENV)/.ready
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .

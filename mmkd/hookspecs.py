@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from mmkd.graph.training_graph import TrainingGraph
     from mmkd.registry import Registry
 
-API_VERSION = 0
-"""Version of this contract. A plugin may pin it with a module attribute `mmkd_api_version = 0`."""
+API_VERSION = 1
+"""Version of this contract. A plugin may pin it with a module attribute `mmkd_api_version = 1`."""
 
 hookspec = pluggy.HookspecMarker("mmkd")
 hookimpl = pluggy.HookimplMarker("mmkd")

@@ -27,7 +27,7 @@ BROKEN = {
     "missing_class": "points at 'healthy_parts:TypoLoss', but that file has no 'TypoLoss'",
     "missing_recipe": "points at 'missing_recipe:recipes/thing.yaml', which does not exist",
     "no_target": "is not of the form 'module:Class'",
-    "wrong_api": "is written for plugin API 99; this host has 0",
+    "wrong_api": "is written for plugin API 99; this host has 1",
     "gone": "needs the module 'gone', which is not installed",
     "attribute": "the entry point must name a module, not 'healthy:mmkd_register'",
     "nonsense": "raises",

@@ -35,6 +35,7 @@ def test_installing_is_all_it_takes(barlow: Any) -> None:
         "distribution": "mmkd-barlow",
         "version": "0.2.0",
         "paper": "Barlow Twins",
+        "counts_as": "distinct formula",
         "summary": "Push the teacher-student cross-correlation to identity (Zbontar et al., 2021).",
     }
 

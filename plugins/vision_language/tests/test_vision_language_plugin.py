@@ -13,7 +13,7 @@ def test_everything_registered_loads() -> None:
         ("encoder", "open_clip"), ("encoder", "dual_tower"), ("dataset", "emoji"), ("dataset", "image_text"),
         ("encoder", "transformers"), ("dataset", "webdataset"),
         ("dataset", "class_prompts"), ("metric", "zero_shot"), ("recipe", "emoji"),
-            ("recipe", "emoji_two_teachers"), ("recipe", "clip_kd"),
+            ("recipe", "emoji_two_teachers"), ("recipe", "emoji_composed"), ("recipe", "clip_kd"),
     }  # fmt: skip
     for entry in entries:
         assert entry.summary
