@@ -163,3 +163,9 @@ def uld(student: Row, teacher: Row, temperature: float) -> float:
     size = max(len(q), len(p))
     q, p = [0.0] * (size - len(q)) + q, [0.0] * (size - len(p)) + p
     return sum(abs(x - y) for x, y in zip(q, p, strict=True))
+
+
+def binary_cross_entropy(student: list[float], label: list[float]) -> float:
+    """Negative log-likelihood of every class's yes or no."""
+    likely = [1 / (1 + math.exp(-s)) for s in student]
+    return -sum(y * math.log(p) + (1 - y) * math.log(1 - p) for p, y in zip(likely, label, strict=True))
