@@ -250,6 +250,12 @@ class TrainingGraph(nn.Module):
         """The values, with those that coupled losses and `update` read as of the global batch."""
         if not together():
             return values
+        for term in self.terms:
+            if term.loss.coupled and term.loss.needs_graph:
+                raise GraphError(
+                    f"{type(term.loss).__name__} needs the whole batch and its graph, which ends at this process",
+                    where=term.binding.where, next="train in one process",
+                )  # fmt: skip
         coupled = [address.key for term in self.terms if term.loss.coupled for address, _ in term.readers()]
         told = [key for key in self._updates.reads if key not in coupled]
         return ranks.whole({**values, **{key: values[key].detach() for key in told}}, [*coupled, *told])

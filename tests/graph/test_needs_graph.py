@@ -308,3 +308,14 @@ def test_explain_says_so() -> None:
     text = " ".join(explain(graph).split())
     assert text.count("graph kept for the derivatives of a loss") == 2
     assert "under no_grad" not in text
+
+
+def test_on_several_ranks_one_that_is_coupled_too_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mmkd.graph import training_graph
+    from mmkd.library.losses.explanation import ExplanationMatch
+
+    graph = graph_of({"why": WHY}, pair())
+    monkeypatch.setattr(training_graph, "together", lambda: True)
+    monkeypatch.setattr(ExplanationMatch, "coupled", True)
+    with pytest.raises(GraphError, match=r"losses\.why: ExplanationMatch needs the whole batch and its graph"):
+        graph(images())
