@@ -139,7 +139,7 @@ def _of_run(record: Record, sight: Sight, queries: int) -> Iterator[Section]:
         yield "What is missing", tag("ul", [tag("li", note) for note in notes], class_="notes")
     if held := record.scores():
         yield "Scores", _scores(record, held)
-    colours = {arm: f"c{i % PALETTE}" for i, arm in enumerate(record.stages.values())}
+    colours = {arm: f"c{2 + i % (PALETTE - 2)}" for i, arm in enumerate(record.stages.values())}  # not the arms' two
     lines = {arm: (log, colours.get(arm, arm)) for arm, log in record.logs.items() if log.numbers}
     teachers = {arm: scored for arm, scored in held.items() if arm.split()[-1].strip("()") == "teacher"}
     judged = {arm: (evaluated(record, arm), colours.get(arm, arm)) for arm in record.logs}

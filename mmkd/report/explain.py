@@ -80,7 +80,7 @@ class _Explanation:
         share = "all" if trained == total else count(trained)
         some_trained = f"{share} trained" if trained else "none trained"
         said = [
-            ("network", f"{facts.network(node)} ({node.use or 'handed in'})"),
+            ("network", f"{facts.network(node)} ({node.use or ('of an earlier stage' if node.changed else 'handed in')})"),
             ("parameters", f"{count(total)}, {some_trained}"),
         ]
         if node.average is not None:
