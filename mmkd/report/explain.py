@@ -79,8 +79,9 @@ class _Explanation:
         runs = facts.runs_of(self.graph, node)
         share = "all" if trained == total else count(trained)
         some_trained = f"{share} trained" if trained else "none trained"
+        origin = node.use or ("of an earlier stage" if node.changed else "handed in")
         said = [
-            ("network", f"{facts.network(node)} ({node.use or ('of an earlier stage' if node.changed else 'handed in')})"),
+            ("network", f"{facts.network(node)} ({origin})"),
             ("parameters", f"{count(total)}, {some_trained}"),
         ]
         if node.average is not None:

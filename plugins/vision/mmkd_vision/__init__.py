@@ -14,6 +14,7 @@ def mmkd_register(registry: mmkd.Registry) -> None:
     registry.encoder("convnet", "mmkd_vision.convnet:ConvNet")
     registry.curator("augment", "mmkd_vision.augment:Augment")
     registry.curator("crop", "mmkd_vision.crop:RandomCrop")
+    registry.curator("patch_mask", "mmkd_vision.patch_mask:PatchMask", paper="CLIP-KD")
     registry.curator("mixup", "mmkd_vision.mix:Mixup", paper="mixup", url="https://arxiv.org/abs/1710.09412")
     registry.curator("cutmix", "mmkd_vision.mix:CutMix", paper="CutMix", url="https://arxiv.org/abs/1905.04899")
     registry.dataset("image_folder", "mmkd_vision.image_folder:ImageFolder")

@@ -30,7 +30,9 @@ class Pair(mmkd.Encoder):
 
 def batch(step):
     draw = torch.Generator().manual_seed(step)
-    return {"image": torch.randn(12, 6, generator=draw), "text": torch.randn(12, 5, generator=draw)}
+    image, text = torch.randn(12, 6, generator=draw), torch.randn(12, 5, generator=draw)
+    hidden = image * (torch.rand(12, 6, generator=draw) > 0.75)
+    return {"image": image, "text": text, "@masked": {"image": hidden, "text": text}}
 
 
 def trained(changes=None, steps=3):
@@ -55,10 +57,10 @@ def test_the_three_that_are_on_run_with_a_student_of_another_width():
     assert list(trained().losses) == TERMS
 
 
-def test_the_two_that_are_shown_run_as_they_are_written():
-    assert set(shown()["losses"]) == {"gradient", "augmented"}
+def test_the_three_that_are_shown_run_as_they_are_written():
+    assert set(shown()["losses"]) == {"gradient", "augmented", "masked"}
     graph = trained(shown())
-    assert list(graph.losses) == [*TERMS, "gradient", "augmented"]
+    assert list(graph.losses) == [*TERMS, "gradient", "augmented", "masked"]
     assert not torch.equal(*(g.nodes["student"].towers["image"].weight for g in (graph, trained())))
 
 
