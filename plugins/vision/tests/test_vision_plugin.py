@@ -16,8 +16,8 @@ def registered():
 def test_everything_registered_loads():
     entries = registered()
     names = (
-        "timm", "torchvision", "convnet", "augment", "crop", "patch_mask", "mixup", "cutmix", "image_folder", "mobilenet_v2",
-        "efficientnet_lite", "patient",
+        "timm", "torchvision", "convnet", "augment", "crop", "patch_mask", "mixup", "cutmix", "image_folder",
+        "mobilenet_v2", "efficientnet_lite", "patient",
     )  # fmt: skip
     assert {entry.id for entry in entries} == {f"vision.{name}" for name in names}
     for entry in entries:
