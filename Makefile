@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PLUGINS := vision language vision_language
 
-.PHONY: help quickstart test lint methods bench bench-quickstart bench-teachers bench-methods bench-export bench-language clean
+.PHONY: help quickstart test lint methods bench bench-quickstart bench-teachers bench-methods bench-export bench-divergence bench-language clean
 
 help:
 	@echo "make quickstart        distil a sentence encoder into a tiny image encoder; a few minutes on 2 cores"
@@ -17,6 +17,7 @@ help:
 	@echo "make bench-teachers    two teachers against either alone, for the numbers in model_zoo"
 	@echo "make bench-methods     a small proof of every method, about an hour and a half of a core; goes on where it stopped"
 	@echo "make bench-export      load every exported form in environments without mmkd (downloads torch again)"
+	@echo "make bench-divergence  time and memory of the divergence without logits, for the numbers in model_zoo"
 	@echo "make bench-language    on-policy and sequence-level distillation of a tiny language model, for the numbers in model_zoo"
 	@echo "make clean             remove $(VENV), caches and build outputs; runs/ stays"
 
@@ -48,6 +49,9 @@ bench-methods: $(VENV)/.ready
 
 bench-export: $(VENV)/.ready
 	$(BIN)/python model_zoo/bench/export.py
+
+bench-divergence: $(VENV)/.ready
+	OMP_NUM_THREADS=1 $(BIN)/python model_zoo/bench/divergence.py --json model_zoo/bench/divergence.json
 
 bench-language: $(VENV)/.ready
 	$(BIN)/python model_zoo/language/bench.py

@@ -209,6 +209,9 @@ class Loss(Part):
     """Needs all samples of the global batch at once (contrastive, relational)."""
     min_batch: ClassVar[int] = 1
     """The smallest batch this loss is defined for."""
+    skips_masked: ClassVar[bool] = False
+    """Its port `mask` only saves it work: it returns one number per element of the mask, and the mean over the valid
+    ones is the host's as for a loss without that port."""
 
 
 class Schedule(Part):

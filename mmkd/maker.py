@@ -163,14 +163,15 @@ class Maker:
         """A loss with its weight, mask and sample weight."""
         where = f"losses.{name}"
         weight = self.weight(name, spec.weight, f"{where}.weight")
-        known = ports(plugins.host().catalogue.get("loss", spec.use, where=f"{where}.use").load())
+        cls: Any = plugins.host().catalogue.get("loss", spec.use, where=f"{where}.use").load()
+        known = ports(cls)
         arguments = spec.arguments
         ours: dict[str, Address | None] = {"mask": None, "sample_weight": None}
         for port in ours:
             value = getattr(spec, port)
             if value is not None and port in known:
                 arguments[port] = value  # the loss applies it itself
-            elif value is not None:
+            if value is not None and (port not in known or (port == "mask" and cls.skips_masked)):
                 ours[port] = parse(value, f"{where}.{port}")
         bound = self.bound("loss", name, spec.use, arguments, where)
         return Term(bound, weight, ours["mask"], ours["sample_weight"], spec.phase or "")

@@ -205,6 +205,12 @@ def mmkd_register(registry: Registry) -> None:
     )
     registry.loss("dkpp", f"{home}.losses.born_again:PermutedKL", paper="BAN", url="https://arxiv.org/abs/1805.04770")
     registry.loss("sinkd", f"{home}.losses.sinkd:SinkhornKD", paper="SinKD", url="https://arxiv.org/abs/2402.17110")
+    registry.loss(
+        "linear_divergence",
+        f"{home}.losses.linear_divergence:LinearDivergence",
+        paper="Liger Kernel",
+        url="https://arxiv.org/abs/2410.10989",
+    )
     registry.loss("uld", f"{home}.losses.uld:SortedDistance", paper="ULD", url="https://arxiv.org/abs/2402.12030")
     registry.loss(
         "soft_cross_entropy",

@@ -133,7 +133,7 @@ class Diagram:
         for port, address in facts.each_port(term.binding):
             self._take(card, port, address.key, detached=address.detached)
         for port, optional in (("mask", term.mask), ("sample_weight", term.sample_weight)):
-            if optional is not None:
+            if optional is not None and port not in term.binding.ports:
                 self._take(card, port, optional.key, detached=optional.detached)
         if isinstance(term.weight, Share):
             self._take(card, "weight", term.weight.address.key, detached=True)

@@ -159,7 +159,7 @@ class _Explanation:
             said.append(("parameters", self._parameters(term.binding)))
         said += self._ports(term.binding)
         for label, address in (("mask", term.mask), ("sample_weight", term.sample_weight)):
-            if address is not None:
+            if address is not None and label not in term.binding.ports:
                 said.append((label, f"<- {address} {self.shapes.of(address.key)}"))
         if isinstance(term.weight, Schedule):
             said.append(("weight", self._schedule(term.weight)))

@@ -325,6 +325,7 @@ NOT_PROVED = {
     "core.label_embedding": "asks for several labels of one picture",
     "core.contrastive_gradient": "asks for pairs of embeddings of two modalities",
     "core.cross_attention": "asks for two modalities",
+    "core.linear_divergence": "gives the numbers of `core.kl` and its kin, as tests show, of a large vocabulary",
 }
 """Losses without an arm, and why."""
 

@@ -16,6 +16,10 @@ def normal(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 SEQUENCES = {"student": [normal(4, 6, 8), normal(4, 6, 8, seed=1)], "teacher": [normal(4, 6, 8, seed=2)] * 2}
+HEADS = {
+    "student": normal(4, 3, 8), "student_head": normal(7, 8, seed=1),
+    "teacher": normal(4, 3, 6, seed=2), "teacher_head": normal(7, 6, seed=3),
+}  # fmt: skip
 DIVERGENCE = {"divergence": True}
 SMALL = {"options": {"negatives": 32, "dim": 8}}
 CASES: dict[str, Any] = {
@@ -26,6 +30,11 @@ CASES: dict[str, Any] = {
     "procedure.blocks": {"options": {"student": ["net"]}},
     "loss.crd": SMALL,
     "loss.mgd": [{}, {"options": {"ratio": 0.0}, "inert": ("blank",)}],
+    "loss.linear_divergence": [
+        {},
+        *({"options": {"divergence": name}} for name in ("reverse_kl", "jsd", "skew_kl", "skew_reverse_kl")),
+        {"inputs": {**HEADS, "mask": (torch.arange(12).view(4, 3) % 5 > 0).float()}},
+    ],
     "loss.minilm": [
         {},
         {
