@@ -67,3 +67,7 @@ class DataError(MmkdError):
 
 class TrainingError(MmkdError):
     """A run cannot start, go on or be resumed."""
+
+
+class CacheError(MmkdError):
+    """Cached teacher outputs are damaged, or are not those that were asked for."""
