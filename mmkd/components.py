@@ -99,6 +99,16 @@ class Encoder(nn.Module):
         """Stack what `transform` returned for each sample; override it to pad."""
         return {key: torch.stack([torch.as_tensor(row[key]) for row in rows]) for key in rows[0]} if rows else {}
 
+    def lengths(self, **inputs: Any) -> Mapping[str, Tensor]:
+        """By published name: how many entries of dimension 1 are no padding, where samples differ in it.
+
+        Such values (tokens, hidden states) are cached without their padding; those that are not named, whole.
+
+        Shape:
+            inputs: as `forward` takes them; each length: `[B]` integers.
+        """
+        return {}
+
     def fingerprint(self) -> str | None:
         """Checksum of the pretrained weights behind this encoder, where it has one (`sha256:...`)."""
         return None
@@ -338,6 +348,12 @@ class Dataset:
         A dataset that reads fast only where indices are near (shards) overrides it, and shuffles within a window.
         """
         return generator.permutation(len(self))
+
+    def manifest(self) -> Sequence[tuple[str, Any]] | None:
+        """The key of every sample in order, with what tells its content from any other (its size in bytes, a checksum;
+        plain JSON, no times), without reading the samples. None where only reading them tells: then a cache on disk
+        reads all of them once per run to be sure that it holds theirs."""
+        return None
 
 
 class Critic(nn.Module):

@@ -9,10 +9,12 @@ import torch
 from torch import nn
 
 from mmkd import plugins
+from mmkd.components import Dataset
 from mmkd.datasets import batch_curators, streams, train_dataset
 from mmkd.engine import attention
 from mmkd.engine.data import first_batch
 from mmkd.errors import GraphError, RecipeError
+from mmkd.graph import gradient_cache
 from mmkd.graph.collate import to_device
 from mmkd.graph.node import Node
 from mmkd.graph.training_graph import TrainingGraph
@@ -61,12 +63,21 @@ def _build(
         )  # fmt: skip
     dataset = train_dataset(recipe, data) if example is None or recipe.train.epochs is not None else None
     graph = assemble(recipe, nodes, len(dataset) if dataset is not None else 0)
-    if example is None:
-        size = max([4, *(term.loss.min_batch for term in graph.terms)])
-        example = first_batch(streams(recipe, graph.plan, data, train=dataset), graph.collator(), size)
-    graph.setup(to_device(example, graph.device))
+    graph.setup(to_device(example, graph.device) if example is not None else example_of(recipe, graph, data, dataset))
+    train = recipe.train
+    if said := gradient_cache.describe(graph, train.gradient_accumulation_steps, train.kept_graphs):
+        graph.decided["gradient cache"] = said
     plugins.host().call("mmkd_graph_built", graph=graph)
     return graph
+
+
+def example_of(
+    recipe: Recipe, graph: TrainingGraph, data: Mapping[str, Any] | None = None, dataset: Dataset | None = None
+) -> dict[str, Any]:
+    """The first few training samples as a batch, on the graph's device."""
+    size = max([4, *(term.loss.min_batch for term in graph.terms)])
+    drawn = streams(recipe, graph.plan, data, train=dataset)
+    return to_device(first_batch(drawn, graph.collator(), size), graph.device)
 
 
 def assemble(recipe: Recipe, nodes: Mapping[str, nn.Module], samples: int) -> TrainingGraph:

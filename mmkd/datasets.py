@@ -46,7 +46,8 @@ def streams(
                 f"'{key}' is read on a stream or view that data does not declare", where=place, name=view, exists=known,
                 next=f"data.streams: {{{view}: {{dataset: {{use: ...}}}}}}, or data.views: {{{view}: [{{use: ...}}]}}",
             )  # fmt: skip
-    common: dict[str, Any] = {"seed": recipe.train.seed, "skip": spec.on_bad_sample == "skip"}
+    common: dict[str, Any] = {"seed": recipe.train.seed, "replicas": spec.replicas}
+    common["skip"] = spec.on_bad_sample == "skip"
     changes: list[Curator] | None = _curators(spec.curators, "data.curators")
     views = _views(spec.views, plan, "data.views")
     main = train if train is not None else train_dataset(recipe, data)

@@ -46,7 +46,7 @@ def write(graph: TrainingGraph, recipe: Recipe, folder: Path, card: str) -> Path
     kept = tuple(f"{kind}.{name}." for kind in ("nodes", "projectors", "mixers") for name in config[kind])
     for name, entry in config["nodes"].items():
         if entry["constant"] and entry["fingerprint"] is None:
-            state |= {f"nodes.{name}.{key}": value for key, value in graph.roles[name].encoder.state_dict().items()}
+            state |= {f"nodes.{name}.{key}": value for key, value in graph.roles[name].state().items()}
     tensors = checkpoint.distinct({key: value for key, value in state.items() if key.startswith(kept)})
     aside = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(aside, ignore_errors=True)

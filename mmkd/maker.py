@@ -13,6 +13,7 @@ from mmkd.components import Encoder, Schedule
 from mmkd.errors import GraphError, RecipeError
 from mmkd.graph.average import Average
 from mmkd.graph.binding import Binding, bind
+from mmkd.graph.form import Form
 from mmkd.graph.node import Node
 from mmkd.graph.scheduled import Scheduled
 from mmkd.graph.term import Term
@@ -21,6 +22,7 @@ from mmkd.graph.weighting import Share, Weighting
 from mmkd.graph.wrap import wrap
 from mmkd.recipe import Average as AverageSpec, Component, LossSpec, Node as NodeSpec, ProjectorSpec
 from mmkd.signature import construct, options, ports
+from mmkd.spec import Cache
 
 
 class Maker:
@@ -112,6 +114,8 @@ class Maker:
     def node(self, name: str, spec: NodeSpec, trained: bool, given: nn.Module | None) -> Node:
         """A network: built by its plugin, or the user's own."""
         if given is not None:
+            recast = not trained and (spec.precision or spec.layout)
+            given = copy.deepcopy(given) if recast else given
             encoder = given if isinstance(given, Encoder) else wrap(given)
         elif spec.stage is not None:
             raise GraphError(
@@ -127,7 +131,11 @@ class Maker:
         else:
             encoder = self.component("encoder", spec.use, spec.arguments, name)
         use = "" if given is not None else spec.use or ""
-        return Node(name, encoder, trained, _inputs(name, spec), _inner(name, spec), use=use, cache=spec.cache)
+        made = Node(name, encoder, trained, _inputs(name, spec), _inner(name, spec), use=use)
+        if spec.cache is not None:
+            made.cache = str(Cache.of(spec.cache))
+        made.form = _form(spec)
+        return made
 
     def average(self, name: str, spec: NodeSpec, rule: AverageSpec, student: Node) -> Node:
         """A copy of a student that follows it."""
@@ -142,7 +150,8 @@ class Maker:
         else:
             average.momentum = rule.momentum
         encoder, inputs = copy.deepcopy(student.encoder), {**student.inputs, **_inputs(name, spec)}
-        return Node(name, encoder, False, inputs, _inner(name, spec), average, use=student.use)
+        form = Form(layout=student.form.layout) if student.form else None
+        return Node(name, encoder, False, inputs, _inner(name, spec), average, use=student.use, form=form)
 
     def projector(self, name: str, spec: ProjectorSpec) -> Binding:
         """A projector with the value whose shape it must produce."""
@@ -186,6 +195,12 @@ class Maker:
             return Share.parse(self.schedule(f"{loss}_weight", spec, where).name)
         made: Schedule = self.made("schedule", spec, where)
         return made
+
+
+def _form(spec: NodeSpec) -> Form | None:
+    """What the recipe asks of a network's passes; None where it asks for nothing."""
+    asked = spec.precision or spec.layout or spec.compile
+    return Form(spec.precision, spec.layout, bool(spec.compile)) if asked else None
 
 
 def _inner(name: str, spec: NodeSpec) -> dict[str, Address]:

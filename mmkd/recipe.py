@@ -89,6 +89,7 @@ class Recipe(Spec):
                     raise RecipeError(f"'{name}' already names {seen[name]}", where=where, next="choose another name")
                 seen[name] = f"one of the {kind}" if kind != name else f"the {kind}"
         self._check_averages()
+        self._check_forms()
         self._check_schedules()
         for i, name in enumerate(self.export or ()):
             if name not in seen or name == "batch" or name in self.schedules:
@@ -113,6 +114,14 @@ class Recipe(Spec):
                 )
             if (of := node.average.of) not in students:
                 raise RecipeError(f"'{of}' is no student", where=f"{where}.average.of", name=of, exists=students)
+
+    def _check_forms(self) -> None:
+        fixes = {"precision": "train.precision=bf16, whose weights stay fp32", "compile": "remove `compile`"}
+        for name, node in self.student_nodes().items():
+            for key, fix in fixes.items():
+                if getattr(node, key) and not node.frozen:
+                    what = f"belongs to networks that are not trained, and '{name}' is"
+                    raise RecipeError(what, where=f"{self.place(name)}.{key}", next=fix)
 
     def _check_schedules(self) -> None:
         if "main" in self.schedules:

@@ -34,6 +34,9 @@ RESERVED = frozenset(
         "cache",
         "average",
         "teacher_score",
+        "precision",
+        "layout",
+        "compile",
     }
 )
 """Keys of a recipe that belong to the host and may name neither option nor port."""

@@ -149,7 +149,8 @@ def _check_all(trained: Mapping[str, Stages], preflight: bool) -> None:
 
 
 def _told(outcome: Outcome) -> dict[str, Any]:
-    return {"scores": outcome.scores, "best": outcome.best, "seconds": round(outcome.seconds, 2)}
+    told = {"scores": outcome.scores, "best": outcome.best, "seconds": round(outcome.seconds, 2)}
+    return {**told, "caches": outcome.caches} if outcome.caches else told
 
 
 def _teachers(recipe: Recipe, scores: Mapping[str, Scores]) -> dict[str, Any]:

@@ -149,6 +149,41 @@ class Average(Spec):
         return absent | ({"batch_norm", "refresh_batches"} if self.batch_norm == "average" else set())
 
 
+class Cache(Spec):
+    """Where and how the outputs of a constant network are kept, so that it runs once over the training set."""
+
+    store: Literal["memory", "disk"] = "disk"
+    """`memory` keeps them for this run; `disk` for all runs, found by a key of everything that they depend on."""
+    fixed: bool = False
+    """Show the network every sample as it is, whatever the curators make of it for the others."""
+    dtype: Literal["fp32", "fp16", "bf16", "int8"] | None = None
+    """What numbers are kept as; as the network gives them unless given. `int8` has a scale for each last dimension."""
+    top_k: Count | None = None
+    """Classes kept of each value called `logits`, with the mass of the others, in place of all."""
+    folder: str | None = None
+    """A folder for this cache alone; without it caches lie in `$MMKD_CACHE`, or the user's own cache folder."""
+
+    @pydantic.model_validator(mode="after")
+    def _folder_on_disk(self) -> Cache:
+        if self.folder is not None and self.store == "memory":
+            raise ValueError("a folder belongs to store: disk")
+        return self
+
+    @classmethod
+    def of(cls, written: str | Cache) -> Cache:
+        """What a word stands for: `memory`, `disk`, or `fixed`, which is in memory."""
+        if isinstance(written, Cache):
+            return written
+        return cls(store="disk" if written == "disk" else "memory", fixed=written == "fixed")
+
+    def __str__(self) -> str:
+        notes = ["fixed" * self.fixed, self.dtype or "", f"top {self.top_k}" if self.top_k else ""]
+        return ", ".join(filter(None, [self.store, *notes]))
+
+    def _absent(self) -> set[str]:
+        return super()._absent() | ({"fixed"} if not self.fixed else set())
+
+
 class Node(Spec):
     """A network of the graph: an encoder and its options."""
 
@@ -160,9 +195,23 @@ class Node(Spec):
     """Batch fields that the encoder's ports read instead of those of their own name: `image: batch.thermal`. And inner
     inputs: values that modules of the network are given while losses are computed, in place of what the module before
     gives (`/layer2: up`); evaluation and export take none."""
-    cache: Literal["memory", "fixed"] | None = None
-    """Compute the outputs of this constant network once over the un-augmented training set and keep them: `memory`
-    where no curator changes what it reads, `fixed` to let it see every sample as it is whatever the others see."""
+    cache: (
+        Annotated[
+            Annotated[Literal["memory", "fixed", "disk"], Tag("word")] | Annotated[Cache, Tag("map")],
+            Discriminator(lambda value: "map" if isinstance(value, Mapping | Cache) else "word"),
+        ]
+        | None
+    ) = None
+    """Run this constant network once over the training set and keep its outputs: in `memory` for this run, or on
+    `disk` for all runs. Where curators change what it reads, `data.replicas` says how many draws each sample has, or
+    `fixed` lets it see every sample as it is. A map says more: `{store: disk, dtype: fp16}`."""
+    precision: Literal["fp32", "bf16", "fp16"] | None = None
+    """Arithmetic of a network that is not trained, its weights and inputs cast once; `train.precision` unless given.
+    Values come out in float32, exports keep the weights as they were."""
+    layout: Literal["channels_last", "contiguous"] | None = None
+    """Order in memory of the pictures that the network is given, and of its weights where it is not trained."""
+    compile: bool | None = None
+    """Compile (`torch.compile`) what the losses read of a network that is not trained, down to its deepest tap."""
     average: Average | None = None
     """Instead of `use`: this network is the running average of a student (mean teacher, averaged weights)."""
     stage: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)?$")] | None = None
@@ -177,6 +226,8 @@ class Node(Spec):
             raise ValueError(f"a network of stage '{self.stage}' is as it was exported and takes no {', '.join(own)}")
         if self.average is None:
             return self
+        if own := [key for key in ("precision", "layout", "compile") if getattr(self, key)]:
+            raise ValueError(f"an averaged network runs as the student that it follows and takes no {', '.join(own)}")
         if self.stage is not None:
             raise ValueError("a network is the average of a student or comes from a stage, not both")
         if self.cache is not None:
@@ -264,6 +315,9 @@ class Data(Spec):
     """Changes to raw samples (augmentation), in order, before any network's own transform."""
     views: dict[Name, list[Component]] = {}
     """The same raw training samples under curators of their own, by name: `student@weak.logits`."""
+    replicas: Count | None = None
+    """Draws that each sample has: epochs take them in turn, so that a cached teacher runs so many times over the
+    training set and no more. Without it every epoch draws anew."""
     on_bad_sample: Literal["error", "skip"] = "error"
     """What a training sample that cannot be read or changed does: stop the run, or give its place to another one."""
     max_bad_samples: Annotated[Finite, Field(ge=0, le=1)] = 0.01
@@ -314,7 +368,9 @@ class Train(Spec):
     lr_schedule: Literal["cosine", "constant"] = "cosine"
     """Course of the learning rate after the warm-up."""
     gradient_accumulation_steps: Count = 1
-    """Batches whose gradients are averaged into one optimiser step."""
+    """Micro-batches that a batch is cut into, to need less memory; losses that need the whole batch still see it."""
+    kept_graphs: Annotated[int, Field(ge=0)] = 0
+    """Micro-batches that are not computed a second time where a loss needs the whole batch: more memory, less time."""
     max_grad_norm: Annotated[Finite, Field(gt=0)] | None = None
     """Norm to which gradients are clipped."""
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -336,4 +392,13 @@ class Train(Spec):
     def _one_budget(self) -> Train:
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give exactly one of 'steps' and 'epochs'")
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _no_more_graphs_than_micro_batches(self) -> Train:
+        if self.kept_graphs > self.gradient_accumulation_steps:
+            raise ValueError(
+                f"kept_graphs is {self.kept_graphs}, and a step has "
+                f"gradient_accumulation_steps={self.gradient_accumulation_steps} micro-batches"
+            )
         return self

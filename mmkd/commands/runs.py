@@ -123,6 +123,7 @@ def explain(
     changes = changes_of(overrides)
     load(local)
     with contextlib.redirect_stdout(sys.stderr):
+        from mmkd.compose import example_of
         from mmkd.recipe import blaming
         from mmkd.report.explain import explain
         from mmkd.staging import Stages
@@ -130,7 +131,10 @@ def explain(
         with blaming(recipe):
             stages = Stages(mmkd.load_recipe(recipe, changes))
             graphs = {stage.name: stages.build(stage) for stage in stages}
-        texts = {name: explain(graph) for name, graph in graphs.items()}
+        texts = {
+            stage.name: explain(graph, example_of(stage.recipe, graph))
+            for stage, graph in zip(stages, graphs.values(), strict=True)
+        }
         if picture is not None:
             from mmkd.report.picture import draw
 

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from mmkd.diagnosis.examination import Examination
 from mmkd.diagnosis.finding import Finding
+from mmkd.engine.memory import MemoryTable
 from mmkd.engine.optimizer import optimizers
-from mmkd.graph.node import MemoryTable
 from mmkd.recipe import Recipe
 
 STEPS, SECONDS = 3, 5.0
@@ -36,7 +36,7 @@ def cost(exam: Examination, measured: dict[str, Any]) -> Iterator[Finding]:
     weights = sum(t.numel() * t.element_size() for t in held.values())
     trained = sum(p.numel() * p.element_size() for phase in graph.phases for p in phase.parameters)
     states = 2 if train.optimizer == "adamw" else int(train.momentum > 0)
-    memory = int(weights + trained * (1 + states) + kept * parts / exam.size)
+    memory = int(weights + trained * (1 + states) + kept * max(1, train.kept_graphs) * parts / exam.size)
     batch = _remembered(exam)
     made = optimizers(graph, train)
     times: list[float] = []
@@ -67,11 +67,12 @@ def _remembered(exam: Examination) -> dict[str, Any]:
     """The batch as it is in the run, where the outputs of some networks are not computed but looked up."""
     batch = dict(exam.batch)
     for node in exam.constants():
-        if node.cache:
-            rows = {str(sample["key"]): i for i, sample in enumerate(exam.samples)}
-            values = {key: value for key, value in exam.answers(node, exam.batch).items() if len(value) == exam.size}
-            batch[node.name] = {"row": torch.arange(exam.size, device=exam.graph.device)}
-            node.table = MemoryTable(rows, values)
+        for run in exam.graph.plan.runs if node.cache else ():
+            if run.node is node and run.makes:
+                answers = exam.answers(node, exam.batch)
+                values = {key.removeprefix(run.id): answers[key] for key in run.makes}
+                batch[run.id] = {"row": list(range(exam.size))}
+                node.tables[run.view] = MemoryTable.of([str(sample["key"]) for sample in exam.samples], values)
     return batch
 
 

@@ -21,6 +21,7 @@ from mmkd.diagnosis.checks import (
     balance,
     batch_size,
     distribution,
+    drift,
     frozen,
     gradients,
     labels,
@@ -45,7 +46,7 @@ from mmkd.staging import Stages
 CHECKS: dict[str, Callable[[Examination], Iterator[Finding]]] = {
     module.__name__.rpartition(".")[2]: module.check
     for module in (
-        preprocessing, vocabulary, labels, roles, frozen, gradients, outputs, distribution, temperature, balance,
+        preprocessing, vocabulary, labels, roles, frozen, drift, gradients, outputs, distribution, temperature, balance,
         batch_size, learning_rate, leakage,
     )
 }  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -62,12 +63,13 @@ class Batches(torch.utils.data.Dataset[tuple[Any, list[BadSample]]]):
         for name, column in places.items():
             stream = self.streams[name]
             for place in column:
-                for view, prepared in stream.fetch(place, self._prepared).items():
+                prepare = partial(self._prepared, stream.replica(place))
+                for view, prepared in stream.fetch(place, prepare).items():
                     columns.setdefault(view, []).append(prepared)
         return self.collator.stack(columns)
 
-    def _prepared(self, views: Mapping[str, Sample]) -> dict[str, Prepared]:
-        return {view: self.collator.prepare(sample, view) for view, sample in views.items()}
+    def _prepared(self, replica: int, views: Mapping[str, Sample]) -> dict[str, Prepared]:
+        return {view: self.collator.prepare(sample, view, replica) for view, sample in views.items()}
 
 
 def batches(

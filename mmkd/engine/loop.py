@@ -16,13 +16,14 @@ from mmkd.engine.batch_norm import refresh, refreshed
 from mmkd.engine.data import batches
 from mmkd.engine.evaluation import Evaluation, Scores, first_number
 from mmkd.engine.guard import Guard
-from mmkd.engine.memory import remember
 from mmkd.engine.optimizer import learning_rate, optimizers, set_learning_rate
 from mmkd.engine.progress import Reporter
 from mmkd.engine.reading import Reading
+from mmkd.engine.remember import remember
 from mmkd.engine.stream import Stream
 from mmkd.graph import ranks
 from mmkd.graph.collate import to_device
+from mmkd.graph.gradient_cache import describe
 from mmkd.graph.training_graph import TrainingGraph
 from mmkd.recipe import Recipe
 
@@ -37,6 +38,8 @@ class Outcome:
     seconds: float
     teachers: dict[str, Scores] = field(default_factory=dict)
     """What each teacher scores itself."""
+    caches: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """What each cache was good for, by network."""
 
 
 def run(
@@ -64,14 +67,17 @@ def run(
     state: dict[str, Any] = {"best": None, "seconds": 0.0}
     leads = ranks.leads()
     with Reporter(folder / "log.jsonl" if leads else None, title, silent=not leads) as report:
-        cached = [name for name, node in {**recipe.student_nodes(), **recipe.teacher_nodes()}.items() if node.cache]
-        remember(graph, cached, main.dataset, [*main.views[""], *graph.curators], report.progress, skip=main.skip)
+        kept = remember(graph, recipe, streams, report.progress, report.say)
         if resume and (found := checkpoint.checkpoints(folder)):
             state = checkpoint.restore(found[-1], graph, made)
             report.say(f"resumed from {found[-1]}")
         if graph.attention is not None:
             report.say(f"attention by {graph.decided['attention']}")
-        report.rewind(graph.steps)
+        for name in graph.drift:
+            report.say(f"{name}: {graph.decided[name]}")
+        if said := describe(graph, accumulate, train.kept_graphs):
+            report.say(f"gradient cache: {said}")
+        report.rewind(begun := graph.steps)
         started = time.monotonic() - state["seconds"]
         if graph.procedure is not None and graph.procedure.fit is not None and graph.steps < total:
             graph.procedure.fit(graph, Reading(graph, main))
@@ -89,7 +95,8 @@ def run(
         mark, since = time.monotonic(), graph.steps
         for parts in _groups(loaded, accumulate):
             set_learning_rate(made, rate := learning_rate(graph.steps, total, train))
-            out = graph.step([to_device(part, graph.device) for part in parts], made, max_grad_norm=train.max_grad_norm)
+            moved = [to_device(part, graph.device) for part in parts]
+            out = graph.step(moved, made, max_grad_norm=train.max_grad_norm, kept_graphs=train.kept_graphs)
             step = graph.steps
             guard.watch(step, out)
             if leads:
@@ -118,9 +125,15 @@ def run(
         if bad:
             report.say(f"{len(bad)} bad samples were skipped; {bad.path} lists them")
         refresh(graph, streams[0])
+        each = {stream.name: stream.batch // ranks.world() for stream in streams}
+        lookups = {one: each[one.stream] * (total - begun) for one in kept}
+        for one, count in lookups.items():
+            report.say(f"cache: {one.tell(count)}")
         scores, teachers = evaluation(graph, total, total)
         state["best"] = _best(state["best"], scores, total, on_best)
-    return Outcome(scores, state["best"] or {}, graph.steps, time.monotonic() - started, teachers)
+    seconds = time.monotonic() - started
+    caches = {one.name: one.to_dict(count) for one, count in lookups.items()}
+    return Outcome(scores, state["best"] or {}, graph.steps, seconds, teachers, caches)
 
 
 def _best(

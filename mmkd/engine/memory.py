@@ -1,112 +1,161 @@
-"""Constant teachers that see no augmentation are run once per sample, then remembered."""
+"""A cache in memory, for one run."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
+from torch import Tensor
 
-from mmkd.components import Curator, Dataset
-from mmkd.engine.data import eval_batches, read
-from mmkd.errors import RecipeError
-from mmkd.graph.collate import Collator, to_device
-from mmkd.graph.node import MemoryTable
-from mmkd.graph.training_graph import TrainingGraph
+from mmkd.engine.cache.column import Column
+from mmkd.engine.cache.encoding import Parts
+from mmkd.errors import CacheError, GraphError
 
 
-def remember(
-    graph: TrainingGraph,
-    names: Sequence[str],
-    dataset: Dataset,
-    curators: Sequence[Curator],
-    progress: Callable[[str, int, int], None],
-    batch: int = 64,
-    skip: bool = False,
-) -> None:
-    """Run the named nodes over the dataset in a fixed order and keep what the losses read of them.
+class Memory:
+    """Takes rows as a cache on disk does.
 
-    A node with `cache: fixed` sees every sample as it is, while the others see it changed (the "fixed teacher" of
-    Beyer et al., 2022); mixing samples is refused even then, since a mixed sample has no output among those kept.
-
-    Raises:
-        RecipeError: a curator changes a field that the node reads, so that its output differs from draw to draw.
+    Args:
+        columns: by address.
+        samples: how many.
+        replicas: rows of each sample.
     """
-    for name in names:
-        node = graph.roles[name]
-        if not node.constant:
-            changes = "trained" if node.trained else "the average of one that is"
-            raise RecipeError(f"only a constant node can be remembered; this one is {changes}", where=f"{name}.cache")
-        if views := [run.view for run in graph.plan.runs if run.node is node and run.view]:
-            raise RecipeError(
-                f"'{name}' is read on '{views[0]}' too; only what the training set itself gives can be remembered",
-                where=f"{name}.cache", next="remove `cache`",
-            )  # fmt: skip
-        wanted = graph.plan.wanted
-        with node.encoder.reading(wanted.get(name)):
-            reads = _fields_read(dataset, node.encoder.transform, node.inputs, skip)
-        fixed = node.cache == "fixed"
-        changed = {field for curator in curators if not (fixed and _keeps(curator)) for field in curator.fields & reads}
-        if changed:
-            written = any(curator.of_batches() and curator.fields & reads for curator in curators)
-            do = "mix" if fixed and not written else "change"
-            or_else = "" if fixed or written else ", or cache: fixed, which shows it samples as they are"
-            raise RecipeError(
-                f"curators {do} {sorted(changed)}, which '{name}' reads", where=f"{name}.cache",
-                next=f"remove `cache` or the curator{or_else}",
-            )  # fmt: skip
-        run = next(run for run in graph.plan.runs if run.id == name)
-        rows: dict[str, int] = {}
-        parts: list[dict[str, torch.Tensor]] = []
-        for part in eval_batches(dataset, Collator([node], wanted=wanted), batch, skip=skip):
-            values: dict[str, torch.Tensor] = {}
-            with torch.no_grad(), graph._autocast():
-                run(to_device(part, graph.device), values)
-            parts.append({key: value.clone() for key, value in values.items()})
-            for key in part["key"]:
-                if key in rows:
-                    raise RecipeError(f"two samples have the key '{key}'", where="data.train")
-                rows[key] = len(rows)
-            progress(f"remembering {name}", len(rows), len(dataset))
-        node.table = MemoryTable(rows, {key: torch.cat([p[key] for p in parts]) for key in parts[0]})
+
+    def __init__(self, columns: Mapping[str, Column], samples: int, replicas: int) -> None:
+        self.columns, self.rows, self._replicas = columns, samples * replicas, replicas
+        self._parts: dict[str, list[Parts]] = {address: [] for address in columns}
+        self._lengths: dict[str, list[Tensor]] = {address: [] for address, c in columns.items() if c.ragged}
+        self._absent: set[int] = set()
+        self._done = 0
+
+    @property
+    def done(self) -> int:
+        return self._done
+
+    def missing(self) -> Iterator[range]:
+        """Ranges of rows to write; all of them, once."""
+        if self._done < self.rows:
+            yield range(self._done, self.rows)
+
+    def write(
+        self,
+        rows: range,
+        values: Mapping[str, Tensor],
+        *,
+        lengths: Mapping[str, Tensor] | None = None,
+        absent: Sequence[int] = (),
+    ) -> None:
+        """Take the next rows; those `absent` have no values."""
+        self._done = rows.stop
+        self._absent.update(absent)
+        for address, column in self.columns.items() if len(absent) < len(rows) else ():
+            value = values[address]
+            if column.ragged:
+                taken = (lengths or {})[address].cpu().long()
+                self._lengths[address].append(taken)
+                value = value[(torch.arange(value.shape[1]) < taken.unsqueeze(1)).to(value.device)]
+            elif tuple(value.shape[1:]) != column.shape:
+                raise CacheError(f"values of shape {list(value.shape[1:])} follow {list(column.shape)}").at(address)
+            try:
+                parts = column.encoding.encode(value)
+            except CacheError as error:
+                raise error.at(address) from None
+            self._parts[address].append({name: part.clone() for name, part in parts.items()})
+
+    def table(self, samples: Sequence[str], device: torch.device | str = "cpu") -> MemoryTable:
+        """What has been written, on a device; `samples` are the keys in the order of the dataset."""
+        kept = {}
+        for address, written in self._parts.items():
+            empty = self.columns[address].encoding.parts().items()
+            kept[address] = {
+                name: torch.cat([parts[name] for parts in written]).to(device)
+                if written else torch.empty(0, *shape, dtype=dtype, device=device)
+                for name, (dtype, shape) in empty
+            }  # fmt: skip
+        lengths = {address: torch.cat([torch.zeros(0).long(), *own]) for address, own in self._lengths.items()}
+        return MemoryTable(self.columns, kept, lengths, samples, self._replicas, self._absent)
 
 
-def _keeps(curator: Curator) -> bool:
-    """Whether a sample that it changed still has the outputs that are remembered of it as it was."""
-    return not curator.partners and not curator.of_batches()
+class MemoryTable:
+    """Serves `mmkd.graph.table.Table`; made by `Memory.table`, or `MemoryTable.of` values.
+
+    Args:
+        columns: by address.
+        parts: by address, what the column's encoding makes of the rows that are there, one after the other.
+        lengths: by address of a ragged column, of these rows.
+        samples: keys of the samples.
+        replicas: rows of each sample.
+        absent: rows that are not there.
+    """
+
+    def __init__(
+        self,
+        columns: Mapping[str, Column],
+        parts: Mapping[str, Parts],
+        lengths: Mapping[str, Tensor],
+        samples: Sequence[str],
+        replicas: int = 1,
+        absent: set[int] | None = None,
+    ) -> None:
+        self.columns, self.parts, self.replicas = columns, parts, replicas
+        self._lengths, self._absent, self._count = lengths, absent or set(), len(samples)
+        self._begins = {address: own.cumsum(0) - own for address, own in lengths.items()}
+        self._index = {key: number for number, key in enumerate(samples)}
+        present = [row for row in range(len(samples) * replicas) if row not in self._absent]
+        self._places = {row: place for place, row in enumerate(present)} if self._absent else None
+
+    @classmethod
+    def of(cls, samples: Sequence[str], values: Mapping[str, Tensor]) -> MemoryTable:
+        """A table of these values `[N, ...]` of as many samples."""
+        columns = {address: Column.of(value) for address, value in values.items()}
+        return cls(columns, {address: {"values": value} for address, value in values.items()}, {}, samples)
+
+    @property
+    def rows(self) -> int:
+        return self._count * self.replicas
+
+    @property
+    def bytes(self) -> int:
+        """What it takes."""
+        return sum(part.nbytes for parts in self.parts.values() for part in parts.values())
+
+    def row(self, key: str, replica: int = 0) -> int:
+        """The place of a row among those that are there.
+
+        Raises:
+            GraphError: no such sample, or it could not be read.
+        """
+        index = self._index.get(key)
+        if index is None:
+            raise GraphError(f"sample '{key}' is not among the {self._count} remembered ones")
+        row = replica * self._count + index
+        if self._places is None:
+            return row
+        if row in self._absent:
+            raise GraphError(f"sample '{key}' could not be read when the outputs were remembered")
+        return self._places[row]
+
+    def read(self, rows: Tensor | Sequence[int]) -> dict[str, Tensor]:
+        """The values by address, ragged ones padded with zeros to the longest of these rows."""
+        index = torch.as_tensor(rows, dtype=torch.int64)
+        return {address: self._column(address, column, index) for address, column in self.columns.items()}
+
+    def _column(self, address: str, column: Column, rows: Tensor) -> Tensor:
+        parts = self.parts[address]
+        if not column.ragged:
+            return column.encoding.decode({name: _at(part, rows) for name, part in parts.items()})
+        lengths, begins = (own[address].index_select(0, rows.cpu()) for own in (self._lengths, self._begins))
+        longest = int(lengths.max()) if len(lengths) else 0
+        steps = torch.arange(longest)
+        real = steps < lengths.unsqueeze(1)
+        tokens = (begins.unsqueeze(1) + steps)[real]
+        values = column.encoding.decode({name: _at(part, tokens) for name, part in parts.items()})
+        padded = values.new_zeros(len(rows), longest, *values.shape[1:])
+        padded[real.to(values.device)] = values
+        return padded
 
 
-def _fields_read(dataset: Dataset, transform: Callable[[Any], Any], inputs: Mapping[str, str], skip: bool) -> set[str]:
-    """Which fields of the first sample a transform looks at; of the first good one where `skip`."""
-    for index in range(len(dataset)):
-        try:
-            return _looked_at(read(dataset, index), transform, inputs)
-        except Exception:
-            if not skip:
-                raise
-    return set()
-
-
-def _looked_at(sample: Mapping[str, Any], transform: Callable[[Any], Any], inputs: Mapping[str, str]) -> set[str]:
-    """Which fields of a sample a transform looks at (all of them where it has none of its own)."""
-    noted = _Noted({**sample, **{own: sample[field] for own, field in inputs.items() if field in sample}})
-    made = transform(noted)
-    return {inputs.get(name, name) for name in noted.read} if made else set(sample)
-
-
-class _Noted(Mapping[str, Any]):
-    """A sample that notes which of its fields are read."""
-
-    def __init__(self, sample: Mapping[str, Any]) -> None:
-        self._sample, self.read = sample, set[str]()
-
-    def __getitem__(self, name: str) -> Any:
-        self.read.add(name)
-        return self._sample[name]
-
-    def __iter__(self) -> Iterator[str]:
-        self.read.update(self._sample)
-        return iter(self._sample)
-
-    def __len__(self) -> int:
-        return len(self._sample)
+def _at(part: Tensor, rows: Tensor) -> Tensor:
+    wide = part.dtype in (torch.uint16, torch.uint32)  # torch gathers none of these
+    signed = part.view(torch.int16 if part.dtype is torch.uint16 else torch.int32) if wide else part
+    return signed.index_select(0, rows.to(part.device))

@@ -43,6 +43,7 @@ class Stream:
         curators: changes to its samples, in order; None where only its views are read.
         views: the same raw samples under other curators, by name.
         skip: give the place of a bad sample to another one instead of raising.
+        replicas: draws that each sample has; epochs take them in turn. Without it every epoch draws anew.
         where: place in the recipe, for errors.
     """
 
@@ -56,9 +57,11 @@ class Stream:
         *,
         seed: int = 0,
         skip: bool = False,
+        replicas: int | None = None,
         where: str = "data.train",
     ) -> None:
         self.name, self.dataset, self.batch, self.seed, self.skip, self.where = name, dataset, batch, seed, skip, where
+        self.replicas = replicas
         self.views = {name: list(curators)} if curators is not None else {}
         self.views |= {view: list(own) for view, own in (views or {}).items()}
         self.bad: list[BadSample] = []
@@ -130,7 +133,19 @@ class Stream:
         def views(raw: Sample, place: Place) -> Made:
             return use({view: self._curated(raw, place, view, len(own)) for view, own in self.views.items()})
 
-        return self._first_good(place, views)
+        return self._first_good((self.replica(place), place[1]), views)
+
+    def replica(self, place: Place) -> int:
+        """Which draws of a sample are taken: those of its epoch, or of one of so many replicas."""
+        return place[0] % self.replicas if self.replicas else place[0]
+
+    def drawn(self, index: int, view: str, replica: int) -> Sample:
+        """A sample as the curators of a view change it under the draws of a replica.
+
+        Raises:
+            MmkdError: the sample is bad.
+        """
+        return self._curated(read(self.dataset, index), (replica, index), view, len(self.views[view]))
 
     def _first_good(self, place: Place, use: Callable[[Sample, Place], Made]) -> Made:
         epoch = place[0]

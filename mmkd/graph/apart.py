@@ -29,16 +29,21 @@ class Apart:
         self.groups, self.phase = groups, phase
         self.gradients: dict[str, list[Tensor | None]] = {group: [None] * len(phase.parameters) for group in groups}
 
-    def backward(self, objective: Objective, parts: int) -> None:
-        """Add the gradients of one of `parts` batches."""
+    def backward(self, objective: Objective) -> None:
+        """Add the gradients of a batch."""
         *_, last = self.groups
         for group, names in self.groups.items():
-            loss = objective.total(names) / parts
-            if not loss.requires_grad:
-                continue
-            self._put(self.gradients[group])
-            loss.backward(retain_graph=group != last)  # type: ignore[no-untyped-call]
-            self.gradients[group] = [parameter.grad for parameter in self.phase.parameters]
+            loss = objective.total(names)
+            if loss.requires_grad:
+                with self.into(group):
+                    loss.backward(retain_graph=group != last)  # type: ignore[no-untyped-call]
+
+    @contextlib.contextmanager
+    def into(self, group: str) -> Iterator[None]:
+        """Inside, what is accumulated on the parameters is this group's."""
+        self._put(self.gradients[group])
+        yield
+        self.gradients[group] = [parameter.grad for parameter in self.phase.parameters]
 
     def average(self) -> None:
         """Give every rank the means over the ranks."""

@@ -27,7 +27,7 @@ class Collator:
 
     Args:
         nodes: the networks that will run; by stream or view where there are several, "" being the batch itself.
-        remembered: look the rows of nodes with a memory table up instead of transforming for them.
+        remembered: look the rows of nodes that have tables up instead of transforming for them.
         wanted: what is read of each network (`Plan.wanted`); everything of those that it leaves out.
     """
 
@@ -53,9 +53,9 @@ class Collator:
         columns = {"": samples, **(streams or {})}
         return self.stack({view: [self.prepare(s, view) for s in column] for view, column in columns.items()})
 
-    def prepare(self, sample: Sample, view: str = "") -> Prepared:
-        """One sample through every transform."""
-        return Prepared(sample, [self._row(group[0], sample, view) for group in self._groups.get(view, ())])
+    def prepare(self, sample: Sample, view: str = "", replica: int = 0) -> Prepared:
+        """One sample, as it is under the draws of a replica, through every transform."""
+        return Prepared(sample, [self._row(group[0], sample, view, replica) for group in self._groups.get(view, ())])
 
     def stack(self, columns: Mapping[str, Sequence[Prepared]]) -> dict[str, Any]:
         """Prepared samples, by stream or view, as one batch."""
@@ -85,18 +85,18 @@ class Collator:
         return list(groups.values())
 
     def _looks_up(self, node: Node, view: str) -> bool:
-        return self._remembered and node.table is not None and not view
+        return self._remembered and view in node.tables
 
-    def _row(self, node: Node, sample: Sample, view: str) -> dict[str, Any]:
+    def _row(self, node: Node, sample: Sample, view: str, replica: int) -> dict[str, Any]:
         if self._looks_up(node, view):
-            assert node.table is not None
-            return {"row": node.table.row(sample["key"])}
+            table = node.tables[view]
+            return {"row": table.row(sample["key"], replica % table.replicas)}
         with node.encoder.reading(self._wanted.get(node.name)):
             return self._transform(node, sample)
 
     def _stacked(self, node: Node, rows: Sequence[dict[str, Any]], view: str) -> dict[str, Any]:
         if self._looks_up(node, view):
-            return {"row": torch.tensor([row["row"] for row in rows])}
+            return {"row": [row["row"] for row in rows]}
         try:
             with node.encoder.reading(self._wanted.get(node.name)):
                 return node.encoder.collate(rows) if any(rows) else {}

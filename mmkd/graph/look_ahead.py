@@ -158,11 +158,15 @@ class RandomState:
 
     def __init__(self, device: torch.device) -> None:
         self._cpu = torch.get_rng_state()
-        self._device = device if device.type == "cuda" else None
-        self._cuda = torch.cuda.get_rng_state(device) if self._device else None
+        self._device = device
+        self._own = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+        if device.type == "mps":
+            self._own = torch.mps.get_rng_state()
 
     def restore(self) -> None:
         """Draw from here on what was drawn then."""
         torch.set_rng_state(self._cpu)
-        if self._cuda is not None and self._device is not None:
-            torch.cuda.set_rng_state(self._cuda, self._device)
+        if self._own is not None and self._device.type == "cuda":
+            torch.cuda.set_rng_state(self._own, self._device)
+        elif self._own is not None:
+            torch.mps.set_rng_state(self._own)

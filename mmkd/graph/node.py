@@ -15,6 +15,8 @@ from torch.nn.modules.batchnorm import _NormBase
 from mmkd.components import Encoder
 from mmkd.errors import GraphError, nearest
 from mmkd.graph.average import Average
+from mmkd.graph.form import Form
+from mmkd.graph.table import Table
 from mmkd.graph.tap import Recorder, Tap, Weight, entrance, locate
 from mmkd.graph.value import Address, with_graph
 
@@ -33,19 +35,28 @@ class Node:
     computed, in place of what the network would give it."""
     average: Average | None = None
     """How it follows a student."""
-    table: MemoryTable | None = None
+    tables: dict[str, Table] = field(default_factory=dict)
+    """By view: what its pass over it need not be run for."""
     use: str = ""
     """Id of the encoder; empty where the network was handed in."""
     changed: bool = False
     """Whether its weights are others than its options give: trained in an earlier stage."""
-    cache: str | None = None
-    """`memory` where the engine fills `table` before it trains."""
+    cache: str = ""
+    """Where the engine keeps its outputs before it trains, in words; empty where it does not."""
+
+    form: Form | None = None
+    """What its passes compute in, where the recipe says so."""
 
     @property
     def constant(self) -> bool:
         """Neither trained nor averaged: its weights may be left out of checkpoints, and its outputs be remembered where
         it takes no inner inputs."""
         return not self.trained and self.average is None
+
+    def state(self) -> dict[str, Tensor]:
+        """Its weights as they were before they were cast, where that was kept; in the order of its state."""
+        state = self.encoder.state_dict()
+        return state if self.form is None else {name: self.form.origin.get(name, t) for name, t in state.items()}
 
     def freeze(self) -> None:
         self.encoder.requires_grad_(False)
@@ -67,19 +78,6 @@ class Node:
                 next=f"write {self.name}.{guess}" if guess else f"or tap a module: {self.name}/<path>",
             )
         return name
-
-
-class MemoryTable:
-    """What a constant node publishes for every training sample, kept in memory by sample key."""
-
-    def __init__(self, rows: Mapping[str, int], values: dict[str, Tensor]) -> None:
-        self.rows, self.values = rows, values
-
-    def row(self, key: str) -> int:
-        try:
-            return self.rows[key]
-        except KeyError:
-            raise GraphError(f"sample '{key}' is not among the {len(self.rows)} remembered ones") from None
 
 
 class NodeRun:
@@ -155,6 +153,11 @@ class NodeRun:
         """Whether the pass ends at the deepest tap; BatchNorm in training mode needs the full pass."""
         return not self.published and not (self.batch_norm and self.node.encoder.training)
 
+    @property
+    def makes(self) -> frozenset[str]:
+        """Keys of the values that the network computes, its parameters aside."""
+        return frozenset([*self.published, *(tap.key for tap in self.recorder.taps)])
+
     def sources(self, batch: Mapping[str, Any]) -> dict[str, tuple[str, tuple[int, ...] | None]]:
         """By input: the field of the batch that feeds it (`teacher.image` where it is its own), and its shape."""
         own = self._own(batch) or {}
@@ -209,29 +212,30 @@ class NodeRun:
 
     def __call__(self, batch: Mapping[str, Any], values: dict[str, Tensor]) -> None:
         """Add this node's values to `values`."""
-        table = self.node.table
+        table = self.node.tables.get(self.view)
         if table is not None and (own := self._own(batch)) is not None and "row" in own:
-            values.update({key: table.values[key].index_select(0, own["row"]) for key in table.values})
+            values.update({self.id + name: value for name, value in table.read(own["row"]).items()})
             values.update({key: weight.read() for key, weight in self.constants.items()})
             return
         if self.graph:
             self._run_with_graph(batch, values)
         elif self.moving:
-            self._run(batch, values)
+            self.once(batch, values)
         else:
             with torch.no_grad():
-                self._run(batch, values)
+                self.once(batch, values)
 
     def _run_with_graph(self, batch: Mapping[str, Any], values: dict[str, Tensor]) -> None:
         """Values with a graph for those who need it; for others without, unless they teach something by it."""
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # other kernels have no second derivative
-            self._run(batch, values)
+            self.once(batch, values)
         values.update({with_graph(key): values[key] for key in self.graph})
         if not (self.moving and torch.is_grad_enabled()):
             for key in (*self.published, *(tap.key for tap in self.recorder.taps)):
                 values[key] = values[key].detach()
 
-    def _run(self, batch: Mapping[str, Any], values: dict[str, Tensor]) -> None:
+    def once(self, batch: Mapping[str, Any], values: dict[str, Tensor]) -> None:
+        """One call of the network: gradient and arithmetic are as around it."""
         output: Mapping[str, Tensor] | None
         if self.inner:
             fed = {key: values[a.key].detach() if a.detached else values[a.key] for key, a in self.inner.items()}

@@ -53,6 +53,14 @@ class Objective:
         self.told, self.weighted = told, weighted
         """`<name>_loss` of each term before its weight, then `loss`, their weighted sum; each term after its weight."""
 
+    def scale(self, portions: Mapping[str, float | Tensor]) -> None:
+        """Make of losses of a micro-batch what they count in those of the whole batch."""
+        for name, portion in portions.items():
+            for held, key in ((self.told, f"{name}_loss"), (self.weighted, name)):
+                own = held[key]
+                held[key] = own * (portion.to(own) if isinstance(portion, Tensor) else portion)
+        self.told["loss"] = self.total(list(self.weighted))
+
     def total(self, names: Sequence[str]) -> Tensor:
         """The weighted sum of these terms."""
         first, *others = (self.weighted[name] for name in names)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from mmkd.errors import GraphError, MmkdError
 from mmkd.graph.binding import Binding
+from mmkd.graph.formed import FormedRun
 from mmkd.graph.node import Node, NodeRun
 from mmkd.graph.value import Address, with_graph
 
@@ -99,7 +100,7 @@ class Plan:
         inside = [address for binding in derived for address, _ in binding.readers()]
         graph = _behind([a for a in (*(address for address, _ in wanted), *inside) if a.graph], bound)
         runs = {
-            id: NodeRun(
+            id: (FormedRun if nodes[a.node].form else NodeRun)(
                 nodes[a.node], a.view, list(group.values()), where,
                 fed=inner and not a.plain and not a.view, graph=frozenset(graph & group.keys()),
             )
@@ -168,6 +169,16 @@ class Plan:
             made = values[with_graph(binding.name)] = binding.value({**values, **graphs})
         values[binding.name] = made if torch.is_grad_enabled() else made.detach()
 
+    def behind(self, keys: Iterable[str]) -> list[NodeRun | Binding]:
+        """The steps that these values stand on, in order."""
+        wanted = set(keys)
+        found: list[NodeRun | Binding] = []
+        for step in reversed(self.steps):
+            if not wanted.isdisjoint(makes(step)):
+                found.append(step)
+                wanted |= reads(step)
+        return found[::-1]
+
     def learn(self, batch: Mapping[str, Any]) -> None:
         """Full pass of each network that finds taps overwritten in place and modules that run twice."""
         if all(run.recorder.learned for run in self.runs):
@@ -205,6 +216,16 @@ class Plan:
         """Take the hooks off the networks."""
         for run in self.runs:
             run.recorder.close()
+
+
+def makes(step: NodeRun | Binding) -> set[str]:
+    """Keys of the values that a step gives."""
+    return {*step.makes, *step.constants} if isinstance(step, NodeRun) else {step.name}
+
+
+def reads(step: NodeRun | Binding) -> set[str]:
+    """Keys of the values that a step takes; fields of the batch that a network takes are no values."""
+    return {a.key for a in step.inner.values()} if isinstance(step, NodeRun) else {a.key for a, _ in step.readers()}
 
 
 def _behind(addresses: Iterable[Address], bound: Mapping[str, Binding]) -> set[str]:

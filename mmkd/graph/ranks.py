@@ -122,6 +122,12 @@ def _number(number: Tensor | float, like: Tensor) -> Tensor:
     return torch.full((), number, dtype=torch.float64, device=like.device)
 
 
+def total(numbers: Tensor) -> Tensor:
+    """Their sums over the ranks, in place."""
+    distributed.all_reduce(numbers)
+    return numbers
+
+
 def average(tensors: Sequence[Tensor | None], like: Sequence[Tensor]) -> list[Tensor | None]:
     """Their means over the ranks, in place; one that is missing here counts as zero, and is missing if it is on all.
 

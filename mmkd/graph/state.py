@@ -71,5 +71,9 @@ def carry(graph: TrainingGraph, tensors: Mapping[str, Tensor]) -> None:
         if key != "_extra_state":
             own[key].copy_(tensor)
     for name, node in graph.roles.items():
+        for key in node.form.origin if node.form else ():
+            if (whole := f"nodes.{name}.{key}") in taken:
+                node.form.origin[key].copy_(taken[whole])
+    for name, node in graph.roles.items():
         if node.average is not None and not any(key.startswith(f"nodes.{name}.") for key in tensors):
             node.encoder.load_state_dict(graph.roles[node.average.of].encoder.state_dict())

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from mmkd.errors import GraphError
-from mmkd.graph import ranks
+from mmkd.graph import gradient_cache, ranks
 from mmkd.graph.apart import Apart
+from mmkd.graph.gradient_cache import GradientCache
 from mmkd.graph.look_ahead import RandomState, train_schedule
-from mmkd.graph.objective import share, together
+from mmkd.graph.objective import Objective, share, together
 from mmkd.graph.phase import Phase, frozen
+from mmkd.graph.portion import Portions, portions
 
 if TYPE_CHECKING:
     from mmkd.graph.training_graph import TrainingGraph
@@ -26,15 +27,16 @@ def take(
     batches: Sequence[Mapping[str, Any]],
     optimizers: Mapping[str, Optimizer],
     max_grad_norm: float | None,
+    kept_graphs: int = 0,
 ) -> dict[str, Tensor]:
     """What `TrainingGraph.step` does."""
-    if len(batches) > 1:
-        _check_additive(graph, len(batches))
     main, optimizer = graph.phases[-1], optimizers["main"]
     optimizer.zero_grad(set_to_none=True)
     apart = Apart(graph.groups, main) if graph.groups else None
-    parts = [_backward(graph, part, len(batches), optimizers, apart) for part in batches]
-    out = parts[0] if len(parts) == 1 else {name: torch.stack([p[name] for p in parts]).sum(0) for name in parts[0]}
+    if len(batches) == 1:
+        out = _backward(graph, batches[0], optimizers, apart)
+    else:
+        out = _in_parts(graph, batches, optimizers, apart, kept_graphs)
     if ranks.world() > 1:
         (apart or main).average()
         ranks.average_statistics(graph.children())
@@ -52,14 +54,45 @@ def take(
     return out
 
 
+def _in_parts(
+    graph: TrainingGraph,
+    batches: Sequence[Mapping[str, Any]],
+    optimizers: Mapping[str, Optimizer],
+    apart: Apart | None,
+    kept_graphs: int,
+) -> dict[str, Tensor]:
+    """The gradient of several batches as of one; returns its losses."""
+    gradient_cache.check(graph, len(batches))
+    if gradient_cache.due(graph):
+        return _in_two_passes(graph, GradientCache(graph, batches, kept_graphs), optimizers, apart)
+    shares = portions(graph, graph.terms, batches, [graph.plan.read(batch) for batch in batches])
+    parts = [_backward(graph, batch, optimizers, apart, own) for batch, own in zip(batches, shares, strict=True)]
+    return {name: torch.stack([part[name] for part in parts]).sum(0) for name in parts[0]}
+
+
+def _in_two_passes(
+    graph: TrainingGraph, cache: GradientCache, optimizers: Mapping[str, Optimizer], apart: Apart | None
+) -> dict[str, Tensor]:
+    values = cache.values()
+    whole = graph.whole(values)
+    critics = [phase for phase in graph.phases if phase.term]
+    for phase in critics:
+        train_critic(graph, phase, values, optimizers[phase.name], whole)
+    with frozen(critics) if critics else contextlib.nullcontext():
+        objective = Objective(cache.terms, values, whole, graph.steps, graph.total_steps) if cache.terms else None
+        graph.note(whole)
+        return cache.backward(objective, apart)
+
+
 def _backward(
     graph: TrainingGraph,
     batch: Mapping[str, Any],
-    parts: int,
     optimizers: Mapping[str, Optimizer],
     apart: Apart | None,
+    portion: Portions | None = None,
 ) -> dict[str, Tensor]:
-    """Critics' and schedules' phases, then the gradient of one of `parts` batches; returns its share of the losses."""
+    """Critics' and schedules' phases, then the gradient of a batch, or of a micro-batch that is a `portion` of one;
+    returns its losses, or its share of them."""
     *others, _ = graph.phases
     drawn = RandomState(graph.device) if graph.lessons else None
     values = graph.compute(batch)
@@ -73,13 +106,14 @@ def _backward(
             if drawn is not None and phase.schedule and graph.weightings[phase.name].due:
                 lessons |= train_schedule(graph, phase, batch, values, optimizers, drawn)
         objective = graph.weighed(values, graph.whole(values) if lessons else whole)
+        if portion is not None:
+            objective.scale(portion)
         out = {**lessons, **objective.told}
         if apart is not None:
-            apart.backward(objective, parts)
+            apart.backward(objective)
         else:
-            loss = out["loss"] if parts == 1 else out["loss"] / parts
-            loss.backward()  # type: ignore[no-untyped-call]
-    return {name: loss.detach() if parts == 1 else loss.detach() / parts for name, loss in out.items()}
+            out["loss"].backward()  # type: ignore[no-untyped-call]
+    return {name: loss.detach() for name, loss in out.items()}
 
 
 def train_critic(
@@ -103,20 +137,3 @@ def train_critic(
         if ranks.world() > 1:
             phase.average()
         phase.apply(optimizer, loss.detach())
-
-
-def _check_additive(graph: TrainingGraph, parts: int) -> None:
-    critics = {phase.term for phase in graph.phases}
-    for phase in graph.phases:
-        if phase.schedule:
-            raise GraphError(
-                f"schedule '{phase.name}' learns from the step of the whole batch at once, not of {parts} parts of it",
-                where=graph.weightings[phase.name].where, next="train.gradient_accumulation_steps=1",
-            )  # fmt: skip
-    for term in graph.terms:
-        if term.loss.coupled or term.name in critics:
-            raise GraphError(
-                f"{type(term.loss).__name__} needs the whole batch at once, not {parts} parts of it",
-                where=term.binding.where,
-                next="train.gradient_accumulation_steps=1",
-            )

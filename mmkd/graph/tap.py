@@ -167,6 +167,7 @@ class Recorder:
         self.learned = not taps and not feeds
         self.on = False
         self._stop = False
+        self._padded = False  # whether attention hands on nested tensors unless it is told not to
         self._fed: Mapping[str, Tensor] = {}
         self._seen: dict[str, tuple[Tensor, Tensor, int]] = {}  # what is given, what must stay, and its version
         self._put: dict[str, tuple[Tensor, int]] = {}
@@ -238,7 +239,7 @@ class Recorder:
         self._fed = fed or {}
         result, stopped = None, False
         try:
-            result = call()
+            result = _padded(call) if self._padded else call()
         except StopForward:
             stopped = True
         finally:
@@ -248,6 +249,9 @@ class Recorder:
             calls = [watch.calls for watch, *_ in self._watches]
             for watch, *_ in self._watches:
                 watch.calls = 0
+        if not self.learned and not self._padded and any(value.is_nested for value, *_ in seen.values()):
+            self._padded = True
+            return self.record(call, stop=stop, fed=fed)
         for (_, taps, feeds), times in zip(self._watches, calls, strict=True):
             for tap in taps:
                 self._check(tap, times, seen)
@@ -294,6 +298,16 @@ class Recorder:
                 f"what is given to '{feed.key}' was overwritten in place",
                 next="build the graph with an example batch that takes the same branch",
             )
+
+
+def _padded(call: Callable[[], Any]) -> Any:
+    """A call in which torch's own transformer layers keep padded tensors instead of nested ones."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        return call()
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def _source(tap: Tap, value: Tensor) -> tuple[Tensor, Tensor | None]:

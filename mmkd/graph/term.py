@@ -25,6 +25,8 @@ class Term:
     sample_weight: Address | None = None
     phase: str = ""
     """The schedule that this loss teaches; empty where it counts in the objective."""
+    scalar: bool = False
+    """Whether the loss has been found to be a number, not one per sample or token."""
 
     @property
     def name(self) -> str:
@@ -41,6 +43,20 @@ class Term:
         yield from ((a, self.binding.where) for a in (self.mask, self.sample_weight) if a is not None)
         if isinstance(self.weight, Share):
             yield self.weight.address, f"{self.binding.where}.weight"
+
+    @property
+    def counted(self) -> Address | None:
+        """What tells how many samples or tokens the loss is a mean over: a mask, or None where all count."""
+        port = self.binding.ports.get("mask") if self.scalar else None
+        return self.mask or (port if isinstance(port, Address) else None)
+
+    def probe(self, values: Mapping[str, Tensor]) -> None:
+        """Compute the loss once, to see that it can be and what it is."""
+        loss = self.unreduced(values)
+        self.scalar = not loss.dim()
+        if isinstance(self.weight, Share):
+            loss = self.weight.times(loss, values, self.binding.where)
+        self.reduce(loss, values)
 
     def weight_at(self, step: int, total: int) -> float:
         """The weight at a step; 1 where it is a value of the batch."""
@@ -118,6 +134,8 @@ class Term:
         factor = values[address.key].to(loss.dtype)
         if address.detached:
             factor = factor.detach()
+        if not loss.dim() and factor.dim() and not len(factor):
+            return torch.zeros_like(loss)  # an empty batch
         if not factor.dim() or factor.shape != loss.shape[: factor.dim()]:
             raise GraphError(
                 f"'{address}' is {list(factor.shape)}, the loss {list(loss.shape)}: not one factor per sample or token",

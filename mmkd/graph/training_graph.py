@@ -22,12 +22,13 @@ from mmkd.graph.objective import Objective, together
 from mmkd.graph.phase import Phase
 from mmkd.graph.plan import Plan, located, preserved
 from mmkd.graph.scheduled import Scheduled
+from mmkd.graph.settle import settle
 from mmkd.graph.state import complete, omit_constant
 from mmkd.graph.step import take
 from mmkd.graph.term import Term
 from mmkd.graph.update import Updates
 from mmkd.graph.value import Address, parse
-from mmkd.graph.weighting import Share, Weighting, check_learnable, check_readers, learning
+from mmkd.graph.weighting import Weighting, check_learnable, check_readers, learning
 from mmkd.procedure import Procedure
 
 
@@ -82,6 +83,8 @@ class TrainingGraph(nn.Module):
         """Entered around the networks' forward passes, to have attention computed by others than torch."""
         self.decided: dict[str, str] = {}
         """What was decided for this machine when the graph was built, each with its reason."""
+        self.drift: dict[str, Mapping[str, float]] = {}
+        """By network that runs in a form of its own: relative error of its values against float32."""
         self.nodes = _named({name: node.encoder for name, node in self.roles.items()})
         self.projectors = _named({name: b.module for name, b in (projectors or {}).items()})
         self.mixers = _named({name: b.module for name, b in (mixers or {}).items()})
@@ -141,6 +144,7 @@ class TrainingGraph(nn.Module):
             probe = Plan(self.roles, self.bound, self._readers(), inner=True, probing=True)
             values = probe.probe(example, self._setup)
             probe.close()
+            settle(self, example, values)
             for plan in (self.plan, *self.plans.values()):
                 plan.learn(example)
         check_learnable(self.weightings, self.lessons, self.plan.derived)
@@ -148,7 +152,7 @@ class TrainingGraph(nn.Module):
             with located(term.binding.where):
                 self._setup(term.binding, values)
                 with preserved([term.loss]):
-                    term.both(values) if isinstance(term.weight, Share) else term(values)
+                    term.probe(values)
         self.phases = tuple(self._phases())
         if self.procedure is not None:
             names = [term.name for term in self.terms]
@@ -242,9 +246,19 @@ class TrainingGraph(nn.Module):
     def weighed(self, values: Mapping[str, Tensor], whole: Mapping[str, Tensor], *, note: bool = True) -> Objective:
         """The losses of these values term by term; `whole` is what `whole(values)` has made of them."""
         objective = Objective(self.terms, values, whole, self.steps, self.total_steps)
-        if note and self._updates and self.training and torch.is_grad_enabled():
-            self._updates.note(whole)
+        if note:
+            self.note(whole)
         return objective
+
+    @property
+    def told(self) -> list[str]:
+        """Addresses of what `update` is told with every step."""
+        return self._updates.reads
+
+    def note(self, whole: Mapping[str, Tensor]) -> None:
+        """Keep what `update` is to be told of these values, in training."""
+        if self._updates and self.training and torch.is_grad_enabled():
+            self._updates.note(whole)
 
     def whole(self, values: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """The values, with those that coupled losses and `update` read as of the global batch."""
@@ -284,24 +298,30 @@ class TrainingGraph(nn.Module):
         optimizers: Mapping[str, Optimizer],
         *,
         max_grad_norm: float | None = None,
+        kept_graphs: int = 0,
     ) -> dict[str, Tensor]:
-        """One optimiser step: every critic's phase, then the students'; several batches accumulate.
+        """One optimiser step: every critic's phase, then the students'.
 
-        A step with a non-finite loss or gradient is skipped by the optimiser on the device.
+        Several batches are micro-batches of one: the step is that of all their samples together, also for coupled
+        losses and critics, which see them whole (`mmkd.graph.gradient_cache`). Layers that take statistics of a batch
+        take those of each micro-batch. A step with a non-finite loss or gradient is skipped by the optimiser on the
+        device.
 
         Args:
             optimizers: one per phase, by name (`mmkd.engine.optimizer.optimizers(graph, ...)` makes them).
+            kept_graphs: how many micro-batches are not computed twice where something needs the batch whole.
 
         Returns:
-            The losses of `forward` (means over the batches), `finite`, and `grad_norm` where `max_grad_norm` is given,
+            The losses of `forward` (of all samples together), `finite`, and `grad_norm` where `max_grad_norm` is given,
             as detached tensors.
 
         Raises:
-            GraphError: several batches for a loss that needs the whole one, or no parameter gets a gradient.
+            GraphError: several batches for a loss or schedule that cannot do with them, or no parameter gets a
+                gradient.
         """
         self.check_set_up()
         batches = [batch] if isinstance(batch, Mapping) else batch
-        return take(self, [self.curate(part) for part in batches], optimizers, max_grad_norm)
+        return take(self, [self.curate(part) for part in batches], optimizers, max_grad_norm, kept_graphs)
 
     def grad_norm(self) -> Tensor:
         """Norm of the gradient that the last step has left (after clipping)."""

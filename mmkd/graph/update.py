@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,7 +18,8 @@ class Updates:
     """Calls `update` of each part that defines it, on the whole batch of a step, however many parts it came in."""
 
     def __init__(self, bindings: Iterable[Binding] = ()) -> None:
-        self._ports = [(binding, _ports(binding.module)) for binding in bindings if _updates(binding.module)]
+        told = [(binding, _ports(binding.module)) for binding in bindings if _updates(binding.module)]
+        self._ports = [(_told(binding, names), names) for binding, names in told]
         self._pending: list[list[dict[str, Any]]] = []  # what those ports read, by micro-batch
 
     def __bool__(self) -> bool:
@@ -26,12 +28,11 @@ class Updates:
     @property
     def reads(self) -> list[str]:
         """Addresses of what `update` is told."""
-        ports = [bound for binding, names in self._ports for port, bound in binding.ports.items() if port in names]
-        return [address.key for bound in ports for address in (bound if isinstance(bound, list) else [bound])]
+        return [address.key for binding, _ in self._ports for address, _ in binding.readers()]
 
     def note(self, values: Mapping[str, Tensor]) -> None:
         """Keep what the ports read of a micro-batch."""
-        self._pending.append([_read(binding, names, values) for binding, names in self._ports])
+        self._pending.append([binding.arguments(values, float32=True, detached=True) for binding, _ in self._ports])
 
     def forget(self) -> None:
         """The step was skipped."""
@@ -58,10 +59,9 @@ def _ports(module: nn.Module) -> frozenset[str]:
     return frozenset(inspect.signature(module.update).parameters)
 
 
-def _read(binding: Binding, names: frozenset[str], values: Mapping[str, Tensor]) -> dict[str, Any]:
-    """What the ports that `update` names read."""
-    arguments = binding.arguments(values, float32=True, detached=True)
-    return {port: value for port, value in arguments.items() if port in names}
+def _told(binding: Binding, names: frozenset[str]) -> Binding:
+    """The binding with the ports alone that `update` names."""
+    return replace(binding, ports={port: bound for port, bound in binding.ports.items() if port in names})
 
 
 def _joined(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

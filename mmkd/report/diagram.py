@@ -109,9 +109,11 @@ class Diagram:
     def _run_notes(self, run: NodeRun) -> Iterator[str]:
         if facts.stops(run):
             yield "pass stops early"
+        if run.node.form is not None:
+            yield str(run.node.form)
         if unread := facts.skipped(run.node, facts.runs_of(self.graph, run.node)):
             yield f"{len(unread)} of {counted(len(run.node.encoder.values()), 'value')} skipped"
-        if run.node.cache or run.node.table:
+        if run.node.cache or run.node.tables:
             yield "outputs remembered"
 
     # -- projectors, mixers and losses --------------------------------------------------------------------------

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from torch import nn
 
@@ -15,24 +16,29 @@ from mmkd.graph.term import Term
 from mmkd.graph.training_graph import TrainingGraph
 from mmkd.report import facts
 from mmkd.report.notation import Shapes, count, counted, over_run, some
+from mmkd.report.work import skipped_work
 
 WIDTH = 96
 Fact = tuple[str, str]
 """A label and what it says."""
 
 
-def explain(graph: TrainingGraph) -> str:
+def explain(graph: TrainingGraph, example: Mapping[str, Any] | None = None) -> str:
     """Say what a graph runs, reads, skips, trains and freezes: networks, projectors, losses, phases, totals.
+
+    Args:
+        graph: one that has been set up.
+        example: a batch on its device, on which it is counted how much work early stops save.
 
     Raises:
         GraphError: the graph has not been set up.
     """
-    return "\n".join(_Explanation(graph).lines())
+    return "\n".join(_Explanation(graph, skipped_work(graph, example) if example is not None else {}).lines())
 
 
 class _Explanation:
-    def __init__(self, graph: TrainingGraph) -> None:
-        self.graph, self.shapes = graph, Shapes(graph)
+    def __init__(self, graph: TrainingGraph, saved: Mapping[str, float]) -> None:
+        self.graph, self.shapes, self._saved = graph, Shapes(graph), saved
 
     def lines(self) -> Iterator[str]:
         graph = self.graph
@@ -92,6 +98,8 @@ class _Explanation:
             said += self._run(run)
         if not runs:
             said.append(("pass", "none: no loss reads this network"))
+        if node.form is not None:
+            said.append(("form", facts.form(node)))
         said += self._cache(node)
         if unread := facts.skipped(node, runs):
             published = counted(len(node.encoder.values()), "published value")
@@ -126,22 +134,20 @@ class _Explanation:
             return "" if run.node.trained else "; gradient flows through to its inner inputs"
         return "; under no_grad"
 
-    @staticmethod
-    def _pass(run: NodeRun) -> str:
+    def _pass(self, run: NodeRun) -> str:
         taps = [tap.key for tap in run.recorder.taps]
         if facts.stops(run):
-            return f"stops early, as soon as {taps[0] if len(taps) == 1 else 'the deepest of these'} is there"
+            share = self._saved.get(run.id)
+            saved = "" if share is None else f"; {share:.0%} of its arithmetic is left out"
+            return f"stops early, as soon as {taps[0] if len(taps) == 1 else 'the deepest of these'} is there{saved}"
         if run.published:
             return f"full, since the whole network makes {some(list(run.published), 2)}"
         return "full, since BatchNorm in training needs all of it" if taps else "none: only parameters are read"
 
     @staticmethod
     def _cache(node: Node) -> Iterator[Fact]:
-        if node.table is not None:
-            size = sum(value.numel() * value.element_size() for value in node.table.values.values()) / 2**20
-            yield "cache", f"{counted(len(node.table.rows), 'sample')} remembered in memory ({size:.1f} MiB)"
-        elif node.cache:
-            yield "cache", f"{node.cache}: run once over the training data before step 0, then remembered"
+        if node.cache:
+            yield "cache", f"{node.cache}: run once over the training data before step 0, then looked up"
 
     # -- projectors, mixers and losses --------------------------------------------------------------------------
 

@@ -47,6 +47,15 @@ def stops(run: NodeRun) -> bool:
     return bool(run.recorder.taps) and not run.published and not (run.node.trained and run.batch_norm)
 
 
+def form(node: Node) -> str:
+    """The form that a network's passes have, and what its weights take in it."""
+    assert node.form is not None
+    parameters = list(node.encoder.parameters())
+    size, wide = sum(p.nbytes for p in parameters), sum(p.numel() * max(4, p.element_size()) for p in parameters)
+    weights = f"; weights {size / 2**20:.1f} MiB instead of {wide / 2**20:.1f}" if size < wide else ""
+    return f"{node.form}{weights}"
+
+
 def role(node: Node) -> str:
     """Who a network is, and what happens to its weights."""
     if node.average is not None:

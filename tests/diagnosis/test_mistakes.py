@@ -170,8 +170,15 @@ def tiny_batch() -> Patient:
     return embeddings(batch=2)
 
 
-def accumulation_with_a_coupled_loss() -> Patient:
-    patient = embeddings()
+def accumulation_under_a_learned_schedule() -> Patient:
+    patient = images()
+    patient.recipe["schedules"] = {
+        "alpha": {"use": "core.geometry", "student": "student.logits", "teacher": "teacher.logits"}
+    }
+    patient.recipe["losses"]["kd"]["weight"] = "alpha"
+    patient.recipe["losses"]["lesson"] = {
+        "use": "core.cross_entropy", "student": "student.logits", "phase": "alpha"
+    }  # fmt: skip
     patient.recipe["train"]["gradient_accumulation_steps"] = 2
     return patient
 
@@ -287,7 +294,7 @@ CASES: list[tuple[Case, str, str, str, str]] = [
     (labels_from_1, "error", "labels", "losses.ce.label", "counted from 1"),
     (negative_labels, "error", "labels", "losses.ce.label", "down to -1"),
     (tiny_batch, "warning", "batch_size", "data.batch_size", "a batch has 2"),
-    (accumulation_with_a_coupled_loss, "error", "batch_size", "train.gradient_accumulation_steps", "whole batch"),
+    (accumulation_under_a_learned_schedule, "error", "batch_size", "train.gradient_accumulation_steps", "whole batch"),
     (more_batch_than_data, "error", "batch_size", "data.batch_size", "64 samples"),
     (evaluated_on_training_data, "warning", "leakage", "data.eval", "24 of 24"),
     (lr_times_1000, "warning", "learning_rate", "train.lr", "times its size"),

@@ -10,6 +10,7 @@ import pytest
 import torch
 from engine.toys import data, networks, recipe
 from safetensors.torch import load_file
+from torch import nn
 
 import mmkd
 from mmkd import plugins
@@ -104,3 +105,27 @@ def test_resuming_a_damaged_checkpoint_says_so(tmp_path: Path) -> None:
     (last / "graph.safetensors").write_bytes(b"not a tensor in sight")
     with pytest.raises(TrainingError, match=r"checkpoint-2.*cannot be read"):
         distill(tmp_path / "run", steps=2, resume=True)
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+def test_a_run_in_micro_batches_is_that_of_the_whole_batch(
+    kept: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def trained(folder: Path, **train: Any) -> dict[str, Any]:
+        document = recipe(**train)
+        document["losses"]["pairs"] = {
+            "use": "core.info_nce", "student": "student.logits", "teacher": "teacher.logits", "learnable": True,
+        }  # fmt: skip
+        nodes = {name: nn.Sequential(*(m for m in net if not isinstance(m, nn.BatchNorm1d | nn.Dropout)))
+                 for name, net in networks().items()}  # fmt: skip
+        document["projectors"]["up"]["input"] = "student/0"
+        mmkd.distill(document, output_dir=folder, nodes=nodes, data=data())
+        return final(folder)
+
+    whole = trained(tmp_path / "whole")
+    assert "gradient cache" not in capsys.readouterr().err
+    parts = trained(tmp_path / "parts", gradient_accumulation_steps=4, kept_graphs=kept)
+    assert "pairs read the whole batch" in " ".join(capsys.readouterr().err.split())
+    assert whole.keys() == parts.keys()
+    for name, tensor in whole.items():
+        torch.testing.assert_close(parts[name], tensor, atol=1e-4, rtol=1e-3, msg=name)

@@ -278,13 +278,6 @@ def test_micro_batches_make_the_step_of_the_big_batch() -> None:
         torch.testing.assert_close(ours, theirs)
 
 
-def test_a_loss_of_the_whole_batch_is_not_cut_into_parts() -> None:
-    graph = build({"pairs": {"use": "core.info_nce", "student": "student.logits", "teacher": "teacher.logits"}})
-    with pytest.raises(GraphError, match=r"InfoNCE.* needs the whole batch at once, not 2 parts of it") as caught:
-        graph.step([batch(), batch()], made(graph))
-    assert caught.value.where == "losses.pairs"
-
-
 def test_bf16_runs_networks_in_half_and_losses_in_float32() -> None:
     seen: dict[str, torch.dtype] = {}
 
@@ -448,8 +441,6 @@ def test_a_graph_with_critics_has_no_single_loss_to_descend() -> None:
     assert caught.value.exists == ("own.critic", "main")
     with torch.no_grad():
         assert graph(batch()).keys() == {"own_loss", "loss"}
-    with pytest.raises(GraphError, match="Duel needs the whole batch at once"):
-        graph.step([batch(), batch()], made(graph))
 
 
 # -- updates ----------------------------------------------------------------------------------------------------

@@ -26,7 +26,8 @@ def check(exam: Examination) -> Iterator[Finding]:
         before = {name: b.clone() for name, b in node.encoder.named_buffers()}
         whole = {key: value.detach() for key, value in exam.addressed.items() if parse(key).node == node.name}
         parts = _in_halves(exam, node) if exam.size > 1 else exam.answers(node, exam.batch)
-        tolerance = 1e-3 if exam.graph.precision == "fp32" else 5e-2
+        half = node.form.half if node.form and node.form.precision else exam.graph.precision != "fp32"
+        tolerance = 5e-2 if half else 1e-3
         if moved := [name for name, b in node.encoder.named_buffers() if not torch.equal(b, before[name])]:
             yield Finding("error", f"'{node.name}' is a teacher, and a pass changes its buffer {moved[0]}", where, fix)
         elif key := _different(whole, parts, tolerance):
