@@ -12,6 +12,7 @@ from mmkd.hookspecs import hookimpl
 from mmkd.registry import Registry
 
 if TYPE_CHECKING:
+    from mmkd.caching import cache as cache
     from mmkd.components import (
         Critic as Critic,
         Curator as Curator,
@@ -46,6 +47,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "build": "mmkd.compose",
+    "cache": "mmkd.caching",
     "distill": "mmkd.run",
     "doctor": "mmkd.diagnosis.doctor",
     "evaluate": "mmkd.run",

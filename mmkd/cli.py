@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 
 import mmkd
-from mmkd.commands import catalogue, runs
+from mmkd.commands import cache, catalogue, runs
 from mmkd.commands.added import add_plugin_commands
 from mmkd.commands.console import say
 from mmkd.errors import MmkdError
@@ -45,6 +45,7 @@ def _app() -> typer.Typer:
     app.callback()(_root)
     for command in COMMANDS:
         app.command(command.__name__.rstrip("_"))(command)
+    app.add_typer(cache.app, name="cache")
     add_plugin_commands(app, say)
     return app
 

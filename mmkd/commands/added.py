@@ -18,7 +18,7 @@ Offer = tuple[str, str, Any]
 
 def add_plugin_commands(app: typer.Typer, warn: Callable[[str], None]) -> None:
     """Call every plugin's `mmkd_cli` hook and add its commands, none of which may take a name that is taken."""
-    built_in = {command.name for command in app.registered_commands}
+    built_in = {command.name for command in app.registered_commands} | {group.name for group in app.registered_groups}
     offers: dict[str, list[Offer]] = {}
     for owner, hook in host().implementations("mmkd_cli"):
         plugin = owner.id

@@ -56,6 +56,11 @@ class Mapped(Dataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self.fields(self.dataset[index])
 
+    def manifest(self) -> Sequence[tuple[str, Any]] | None:
+        own = getattr(self.dataset, "manifest", None)
+        entries = own() if callable(own) and "key" not in self.fields.paths else None
+        return None if entries is None else [(key, [content, self.fields.paths]) for key, content in entries]
+
     def order(self, generator: Generator) -> np.ndarray:
         own = getattr(self.dataset, "order", None)
         return own(generator) if callable(own) else super().order(generator)

@@ -49,7 +49,7 @@ def key_of(
         "values": sorted(columns),
         "dtype": {
             "form": str(node.form or ""), "autocast": graph.precision,
-            "kept": {name: [str(column.encoding.parts()), str(column.dtype)] for name, column in columns.items()},
+            "kept": sorted({f"{column.dtype} as {column.stored} {column.k or ''}" for column in columns.values()}),
         },
         "draws": draws if kept.drawn else None,
         "dataset": manifest.content,

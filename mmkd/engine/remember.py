@@ -46,11 +46,11 @@ class Kept:
 
     def describe(self) -> str:
         """What is kept where, and whether it was there before."""
-        size = f"{self.name}: {self.rows:,} outputs in {self.place} ({self.bytes / 2**20:,.1f} MiB)"
+        size = f"{self.name}: {self.rows:,} outputs in {self.place} ({self.bytes / 1e6:,.1f} MB)"
         if not self.written:
             return f"{size}, all of them found there"
         part = "" if self.written == self.rows else f"{self.written:,} of them "
-        return f"{size}, {part}written in {self.seconds:,.1f} s"
+        return f"{size}, {part}written in {_time(self.seconds)}"
 
     def saved(self, lookups: int) -> float:
         """Seconds that so many look-ups have saved, what filling took already taken off."""
@@ -67,8 +67,12 @@ class Kept:
     def tell(self, lookups: int) -> str:
         """What the cache was good for."""
         seconds = self.saved(lookups)
-        came = f"saved about {seconds:,.1f} s" if seconds >= 0 else f"took {-seconds:,.1f} s more than it saved"
+        came = f"saved about {_time(seconds)}" if seconds >= 0 else f"took {_time(-seconds)} more than it saved"
         return f"{self.name} ran on {self.written:,} samples in place of {lookups:,}: the cache {came}"
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:,.1f} s" if seconds >= 1 else f"{seconds * 1000:.0f} ms"
 
 
 def remember(
@@ -77,6 +81,8 @@ def remember(
     streams: Sequence[Stream],
     progress: Progress = lambda what, done, total: None,
     say: Say = lambda text: None,
+    *,
+    only: Sequence[str] | None = None,
 ) -> list[Kept]:
     """Run every network that has a `cache` over its data, or find what was kept of it; from then on its rows are looked
     up where a batch holds rows (`graph.collator(remembered=True)`).
@@ -87,6 +93,7 @@ def remember(
         streams: what a step draws from.
         progress: called with a title and how much of how much is done.
         say: called with what was kept, and why a cache that is there could not be used.
+        only: these networks; all of them unless given.
 
     Raises:
         RecipeError: the outputs of a network depend on more than sample and replica.
@@ -94,7 +101,7 @@ def remember(
     """
     found = []
     for name, node in {**recipe.student_nodes(), **recipe.teacher_nodes()}.items():
-        if node.cache is not None:
+        if node.cache is not None and (only is None or name in only):
             spec = Spec.of(node.cache)
             for one in cacheable(graph, name, streams, fixed=spec.fixed):
                 found.append(_remember(graph, recipe, one, spec, progress, say))
@@ -102,9 +109,7 @@ def remember(
     return found
 
 
-def _remember(
-    graph: TrainingGraph, recipe: Recipe, kept: Cacheable, spec: Spec, progress: Progress, say: Say
-) -> Kept:
+def _remember(graph: TrainingGraph, recipe: Recipe, kept: Cacheable, spec: Spec, progress: Progress, say: Say) -> Kept:
     where = f"{recipe.place(kept.node.name)}.cache"
     started = time.monotonic()
     filling = Filling(graph, kept, recipe.data.workers)

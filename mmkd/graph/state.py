@@ -71,9 +71,9 @@ def carry(graph: TrainingGraph, tensors: Mapping[str, Tensor]) -> None:
         if key != "_extra_state":
             own[key].copy_(tensor)
     for name, node in graph.roles.items():
-        for key in node.form.origin if node.form else ():
-            if (whole := f"nodes.{name}.{key}") in taken:
-                node.form.origin[key].copy_(taken[whole])
+        origin = node.form.origin if node.form else {}
+        for key in origin.keys() & {whole.removeprefix(f"nodes.{name}.") for whole in taken}:
+            origin[key].copy_(taken[f"nodes.{name}.{key}"])
     for name, node in graph.roles.items():
         if node.average is not None and not any(key.startswith(f"nodes.{name}.") for key in tensors):
             node.encoder.load_state_dict(graph.roles[node.average.of].encoder.state_dict())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import multiprocessing
 import pickle
 import threading
@@ -124,6 +125,24 @@ def order(case: DatasetCase) -> None:
     require(np.array_equal(made, again), "the same generator gives another order")
     if len(dataset) > 8:
         require(not np.array_equal(made, dataset.order(np.random.default_rng(4))), "the order is always the same")
+
+
+@DATASET("name every sample in order by its own key; return None where only reading tells what is in it")
+def manifest(case: DatasetCase) -> None:
+    """Caches of teachers are checked against it: one that is wrong gives samples the outputs of others."""
+    dataset = case.fresh()
+    entries = dataset.manifest()
+    if entries is None:
+        raise NotApplicable
+    require(len(entries) == len(dataset), f"names {len(entries)} samples of {len(dataset)}")
+    for i in case.indices(dataset):
+        key = str(dataset[i].get("key", i))
+        require(entries[i][0] == key, f"sample {i} is '{key}', and the manifest calls it '{entries[i][0]}'")
+    try:
+        json.dumps(list(entries))
+    except (TypeError, ValueError) as error:
+        raise ProbeFailure(f"is not plain JSON: {error}") from error
+    require(list(entries) == list(case.fresh().manifest()), "is another for the same data")
 
 
 @DATASET("open files at first read and leave them out of __getstate__; keep no lambdas in attributes")

@@ -270,6 +270,23 @@ def capabilities(case: EncoderCase) -> None:
             )
 
 
+@ENCODER("give the number of real entries of dimension 1, `[B]` integers, by names that values() lists")
+def lengths(case: EncoderCase) -> None:
+    """What lies beyond a length is left out of caches, and comes back as zero."""
+    encoder = case.fresh()
+    told = encoder.lengths(**case.inputs)
+    if not told:
+        raise NotApplicable
+    unknown = set(told) - set(encoder.values())
+    require(not unknown, f"{', '.join(sorted(unknown))} is no published value")
+    made = case.values(encoder, case.samples)
+    for name in told.keys() & made.keys():
+        length, value = told[name], made[name]
+        require(tuple(length.shape) == (len(value),), f"of '{name}' is {list(length.shape)}, not [{len(value)}]")
+        require(value.dim() > 1, f"of '{name}', which has no dimension 1")
+        require(bool(((length >= 0) & (length <= value.shape[1])).all()), f"of '{name}' goes beyond its dimension 1")
+
+
 @ENCODER("hash the weights' file, or return None")
 def fingerprint(case: EncoderCase) -> None:
     """What is remembered of a teacher is thrown away when its fingerprint changes."""

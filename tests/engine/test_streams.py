@@ -249,12 +249,6 @@ def test_the_order_of_a_dataset_is_followed_and_checked() -> None:
             Stream("", Wrong(), 8).places(0)
 
 
-def test_a_cached_network_is_not_read_on_a_stream(tmp_path: Path) -> None:
-    document = {**with_stream(), "teacher": {"cache": "memory"}}
-    with pytest.raises(RecipeError, match=r"teacher\.cache: 'teacher' is read on 'unlabeled' too"):
-        mmkd.distill(document, output_dir=tmp_path / "run", nodes=networks(), data=given())
-
-
 def error_of(document: dict[str, Any], data: dict[str, Any]) -> str:
     with pytest.raises(mmkd.MmkdError) as caught:
         loaded(document, data, 0, 1)

@@ -12,9 +12,10 @@ from graph.nets import CLASSES, WIDTH, batch, build, mlp
 from torch import Tensor
 
 import mmkd
+from mmkd.engine.memory import MemoryTable
 from mmkd.errors import DataError
 from mmkd.graph.collate import Collator, to_device
-from mmkd.graph.node import MemoryTable, Node
+from mmkd.graph.node import Node
 
 
 class Scaled(mmkd.Encoder):
@@ -154,11 +155,11 @@ def test_a_network_with_fields_of_its_own_is_not_called_like_a_field() -> None:
 
 def test_remembered_networks_get_rows_and_give_what_they_remember() -> None:
     encoder = Scaled()
-    table = MemoryTable({"s/1": 0, "s/0": 1}, {"n.embedding": torch.tensor([[10.0], [20.0]])})
-    remembered = Node("n", encoder, False, table=table)
+    table = MemoryTable.of(["s/1", "s/0"], {".embedding": torch.tensor([[10.0], [20.0]])})
+    remembered = Node("n", encoder, False, tables={"": table})
     made = Collator([remembered], remembered=True)(SAMPLES)
     assert encoder.calls == 0
-    assert torch.equal(made["n"]["row"], torch.tensor([1, 0]))
+    assert made["n"]["row"] == [1, 0]
     assert "image" in Collator([remembered])(SAMPLES)["n"]
     with pytest.raises(mmkd.MmkdError, match="'s/7' is not among the 2 remembered"):
         Collator([remembered], remembered=True)([sample(7)])

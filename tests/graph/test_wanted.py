@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import mmkd
-from mmkd.engine.memory import remember
+from mmkd.engine.cacheable import cacheable
+from mmkd.engine.stream import Stream
 from mmkd.errors import RecipeError
 from mmkd.graph.training_graph import TrainingGraph
 
@@ -121,7 +122,9 @@ def test_a_run_needs_no_field_that_nobody_reads(tmp_path: Any) -> None:
 def test_a_curator_may_change_what_the_remembered_tower_does_not_read() -> None:
     data = Data("left", "right")
     made = graph("student.left.embedding", "teacher.right.embedding", data)
-    remember(made, ["teacher"], data, [Noisy()], lambda *_: None)
+    stream = Stream("", data, 2, [Noisy()])
+    (kept,) = cacheable(made, "teacher", [stream], fixed=False)
+    assert not kept.drawn
     made = graph("student.left.embedding", "teacher.left.embedding", data)
     with pytest.raises(RecipeError, match=r"curators change \['left'\]"):
-        remember(made, ["teacher"], data, [Noisy()], lambda *_: None)
+        cacheable(made, "teacher", [stream], fixed=False)

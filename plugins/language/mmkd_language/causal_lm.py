@@ -177,6 +177,15 @@ class CausalLM(mmkd.Encoder):
     def collate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         return dict(self.text.batch(rows))
 
+    def lengths(self, **inputs: Any) -> dict[str, Tensor]:
+        """To the end of each completion."""
+        if (completion := inputs.get("completion")) is None:
+            return {}
+        length = completion.shape[1]
+        ends = torch.arange(1, length + 1, device=completion.device) * completion
+        last = torch.where(completion.any(1), ends.amax(1), length) if length else ends.sum(1)
+        return {name: last for name in self.values() if not name.startswith(("attention.", "generated"))}
+
     def transform_key(self) -> Hashable:
         return self.text.key
 

@@ -149,6 +149,11 @@ class TextEncoder(mmkd.Encoder):
     def collate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         return dict(self.tokenizer.batch(rows))
 
+    def lengths(self, **inputs: Tensor) -> dict[str, Tensor]:
+        kinds = {"tokens", "mask", "hidden", *(["logits"] if self.head in ("masked_lm", "causal_lm") else [])}
+        padded = [name for name in self.values() if name.partition(".")[0] in kinds]
+        return dict.fromkeys(padded, inputs["attention_mask"].sum(1))
+
     def transform_key(self) -> Hashable:
         return self.tokenizer.key
 

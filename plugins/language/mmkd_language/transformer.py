@@ -76,6 +76,9 @@ class TextTransformer(mmkd.Encoder):
     def collate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         return dict(self.tokenizer.batch(rows))
 
+    def lengths(self, **inputs: Tensor) -> dict[str, Tensor]:
+        return {name: inputs["attention_mask"].sum(1) for name in self.values() if name != "embedding"}
+
     def transform_key(self) -> Hashable:
         return self.tokenizer.key
 

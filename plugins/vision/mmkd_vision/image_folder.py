@@ -8,7 +8,7 @@ from typing import Any
 import mmkd
 from mmkd.errors import DataError
 from mmkd_vision.folder import pictures
-from mmkd_vision.picture import SUFFIXES, read_picture
+from mmkd_vision.picture import SUFFIXES, mark, read_picture
 
 
 class ImageFolder(mmkd.Dataset):
@@ -56,6 +56,10 @@ class ImageFolder(mmkd.Dataset):
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    def manifest(self) -> list[tuple[str, Any]]:
+        labels = self._labels or [-1] * len(self)
+        return [(key, [mark(self.root / key), label]) for key, label in zip(self.keys, labels, strict=True)]
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         sample = {"key": self.keys[index], "image": read_picture(self.root / self.keys[index])}

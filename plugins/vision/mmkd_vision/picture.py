@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import warnings
 from pathlib import Path
@@ -49,6 +50,15 @@ def read_picture(source: Path | bytes, where: str = "") -> Image.Image:
             return _decode(stream, where)
     except OSError as error:
         raise DataError(f"cannot be read: {error.strerror or error}", where=where) from error
+
+
+def mark(path: Path) -> str | None:
+    """sha256 of a file as it is; None where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
 
 
 def _decode(stream: BinaryIO, where: str) -> Image.Image:

@@ -47,6 +47,11 @@ class ClassPrompts(mmkd.Dataset):
     def order(self, generator: np.random.Generator) -> np.ndarray:
         return self.dataset.order(generator)
 
+    def manifest(self) -> list[tuple[str, Any]] | None:
+        own = self.dataset.manifest()
+        prompts = [self.classes, self.templates]
+        return own if own is None else [(key, [content, prompts]) for key, content in own]
+
     def __getitem__(self, index: int) -> dict[str, Any]:
         sample = dict(self.dataset[index])
         label = int(sample["label"]) if "label" in sample else -1

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mmkd_vision.folder import pictures
-from mmkd_vision.picture import SUFFIXES, read_picture
+from mmkd_vision.picture import SUFFIXES, mark, read_picture
 
 import mmkd
 from mmkd.errors import DataError
@@ -96,16 +97,29 @@ class ImageTextDataset(mmkd.Dataset):
     def __len__(self) -> int:
         return len(self.rows)
 
+    def manifest(self) -> list[tuple[str, Any]]:
+        return [(self._key(i), [self._mark(row), row.text, row.label]) for i, row in enumerate(self.rows)]
+
+    def _mark(self, row: Row) -> str | None:
+        if not isinstance(row.image, Embedded):
+            return mark(self.root / row.image)
+        assert self._parquet is not None
+        return hashlib.sha256(self._parquet.picture(row.image)).hexdigest()
+
+    def _key(self, index: int) -> str:
+        image = self.rows[index].image
+        if isinstance(image, Embedded):
+            return f"{self.name}/{image.row}"
+        return f"{image}#{index}" if image in self._repeated else image
+
     def __getitem__(self, index: int) -> dict[str, Any]:
         row = self.rows[index]
         if isinstance(row.image, Embedded):
             assert self._parquet is not None
-            key = f"{self.name}/{row.image.row}"
             image = read_picture(self._parquet.picture(row.image), f"{self.root / self.name}: row {row.image.row + 1}")
         else:
-            key = f"{row.image}#{index}" if row.image in self._repeated else row.image
             image = read_picture(self.root / row.image)
-        sample: dict[str, Any] = {"key": key, "image": image}
+        sample: dict[str, Any] = {"key": self._key(index), "image": image}
         if row.text is not None:
             sample["text"] = row.text
         if row.label is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -96,6 +97,20 @@ class WebDataset(mmkd.Dataset):
                 )  # fmt: skip
             sample["text"] = caption.strip()
         return sample
+
+    def manifest(self) -> list[tuple[str, Any]]:
+        """By the bytes of each sample's files, which are read one after the other."""
+        found: list[tuple[str, Any]] = []
+        for names, shard in zip(self._names, self.shards, strict=True):
+            for place in range(len(shard)):
+                name, extents = shard.sample(place)
+                try:
+                    files = self._read(shard, name, extents)
+                    content = {kind: hashlib.sha256(data).hexdigest() for kind, data in files.items()}
+                except DataError:
+                    content = {}  # reading it says why
+                found.append((f"{names}/{name}", content))
+        return found
 
     def order(self, generator: Generator) -> np.ndarray:
         """Shards in random order, their samples shuffled within consecutive windows."""
