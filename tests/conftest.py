@@ -7,11 +7,14 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+CACHES = tempfile.TemporaryDirectory(prefix="mmkd-tests-")  # the user's own are left alone
+os.environ["MMKD_CACHE"] = CACHES.name
 SOURCES = Path(__file__).parent / "fixtures" / "plugins"
 
 

@@ -37,9 +37,11 @@ def optimizers(graph: TrainingGraph, train: Train) -> dict[str, Optimizer]:
 
 
 def _groups(parameters: Sequence[nn.Parameter], weight_decay: float) -> list[dict[str, object]]:
-    """Biases, norms and scales (fewer than two dimensions) are not decayed."""
+    """Biases, norms and scales (fewer than two dimensions) are not decayed; every group costs a call per step."""
     matrices = [p for p in parameters if p.dim() >= 2]
     vectors = [p for p in parameters if p.dim() < 2]
+    if not weight_decay:
+        return [{"params": [*matrices, *vectors], "weight_decay": 0.0}]
     groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]
 

@@ -67,7 +67,7 @@ class Reporter:
 
     def say(self, text: str) -> None:
         """One line that stays."""
-        self._console.print(text, highlight=False, markup=False)
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def rewind(self, step: int) -> None:
         """Drop log records of steps after `step`: a resumed run takes them again."""

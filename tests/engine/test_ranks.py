@@ -97,6 +97,11 @@ def coupled(**changes: Any) -> dict[str, Any]:
     return {**document, **changes}
 
 
+def kept(**teacher: Any) -> dict[str, Any]:
+    """A teacher whose outputs are on disk."""
+    return {**recipe(optimizer="sgd", lr=0.05), "teacher": teacher or {"cache": "disk"}}
+
+
 class Broken(Noise):
     """One sample cannot be read."""
 
@@ -163,6 +168,11 @@ def _process(rank: int, folder: Path, ports: list[int]) -> None:
             return f"left with {end.code}"
         return "trained"
 
+    os.environ["MMKD_CACHE"] = str(folder / "caches")
+    for turn in ("first", "second"):
+        again()
+        made = mmkd.distill(kept(), output_dir=folder / f"{turn} cached", nodes=plain(), data=data())
+        found[turn] = made["student"]["caches"]["teacher"]
     again()
     found["results"] = mmkd.distill(coupled(), output_dir=folder / "two", nodes=plain(), data=data())
     again()
@@ -190,7 +200,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, 
     folder: Path = tmp_path_factory.mktemp("ranks")
     (folder / "own_parts.py").write_text(OWN)
     (folder / "recipe.yaml").write_text(RECIPE)
-    held = [socket.socket() for _ in range(12)]
+    held = [socket.socket() for _ in range(14)]
     for each in held:
         each.bind(("127.0.0.1", 0))
     ports = [each.getsockname()[1] for each in held]
@@ -239,6 +249,17 @@ def test_killed_and_resumed_is_the_whole_run_bit_for_bit(two: Any) -> None:
     assert whole.keys() == cut.keys() and "rank1/rng.torch" in whole
     assert [name for name in whole if not torch.equal(whole[name], cut[name])] == []
     assert not torch.equal(whole["rng.torch"], whole["rank1/rng.torch"])
+
+
+def test_a_cache_is_filled_by_all_and_read_by_all(two: Any, tmp_path: Path) -> None:
+    folder, found = two
+    assert sum(each["first"]["written"] for each in found) == 96
+    assert [each["second"]["written"] for each in found] == [0, 0]
+    mmkd.distill(kept(precision="fp32"), output_dir=tmp_path / "live", nodes=plain(), data=data())
+    live = final(tmp_path / "live")
+    for turn in ("first", "second"):
+        cached = final(folder / f"{turn} cached")
+        assert not [n for n in live if "rng." not in n and (live[n].double() - cached[n]).abs().max() > 1e-6]
 
 
 def test_an_error_on_one_rank_ends_all_with_one_message(two: Any) -> None:

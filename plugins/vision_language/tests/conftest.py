@@ -1,7 +1,9 @@
 """Tar shards for the tests."""
 
 import io
+import os
 import tarfile
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -9,6 +11,8 @@ import pytest
 from PIL import Image
 
 WriteTar = Callable[..., Path]
+CACHES = tempfile.TemporaryDirectory(prefix="mmkd-tests-")  # the user's own are left alone
+os.environ["MMKD_CACHE"] = CACHES.name
 
 
 @pytest.fixture
