@@ -60,6 +60,7 @@ class Bench:
 
     def __init__(self, folder: Path, results: Path, steps: int | None = None) -> None:
         self.folder, self.results, self.steps = folder, results, steps
+        self.looked_up = 0
 
     def arm(self, name: str, seeds: tuple[int, ...]) -> None:
         """All runs of an arm that its file does not hold yet."""
@@ -81,6 +82,13 @@ class Bench:
                     score, hits, seconds = self.run(name, task, seed, found["chosen"], found["unit"], TEST)
                     found["test"][str(seed)] = {"accuracy": score, "hits": packed(hits), "seconds": seconds}
                     self._write(file, held)
+            if self.looked_up:
+                spared = self.looked_up * teachers.seconds(ARMS[name].kind, self.folder / "teachers")
+                print(
+                    f"{name}: {self.looked_up:,} values of the teacher were looked up: about {spared:.0f} s saved",
+                    flush=True,
+                )
+                self.looked_up = 0
             print(name, task, found["unit"], found["chosen"], found["validation"],
                   [run["accuracy"] for run in found["test"].values()], flush=True)  # fmt: skip
 
@@ -138,12 +146,11 @@ class Bench:
         """Accuracy in percent, hits by picture, and processor seconds."""
         arm, folder = ARMS[name], self.folder / "run"
         shutil.rmtree(folder, ignore_errors=True)
+        made, given = self.recipe(name, task, seed, factor, unit), self.given(arm, task, seed)
         started = time.process_time()
         with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
-            mmkd.distill(
-                self.recipe(name, task, seed, factor, unit), output_dir=folder, baseline=False, preflight=False,
-                **self.given(arm, task, seed),
-            )  # fmt: skip
+            results = mmkd.distill(made, output_dir=folder, baseline=False, preflight=False, **given)
+        self.looked_up += results["steps"] * made["data"]["batch_size"] if given["nodes"] else 0
         seconds = time.process_time() - started
         model, samples = mmkd.from_pretrained(folder), asked(folds)
         with torch.no_grad():

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import statistics
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -125,6 +127,22 @@ def head(kind: str, task: str, seed: int, folder: Path) -> nn.Linear:
 def teacher(kind: str, task: str, seed: int, folder: Path) -> Remembered:
     """A teacher of a task, of which only the classifier still runs."""
     return Remembered(tables(kind, folder), head(kind, task, seed, folder))
+
+
+@cache
+def seconds(kind: str, folder: Path) -> float:
+    """What one live pass over a view takes."""
+    samples = [{"key": str(i), "image": Image.fromarray(picture)} for i, picture in enumerate(pictures(folder)[:64])]
+    addresses = [
+        address.replace("teacher", "student", 1) for address in (CONV_VALUES if kind == "conv" else VIT_VALUES).values()
+    ]
+    graph, times = _network(kind, folder), []
+    with torch.no_grad():
+        for _ in range(3):
+            started = time.perf_counter()
+            graph.values(graph.collate(samples, addresses), addresses)
+            times.append(time.perf_counter() - started)
+    return statistics.median(times) / len(samples)
 
 
 def _kept(file: Path, make: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
