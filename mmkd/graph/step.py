@@ -31,7 +31,9 @@ def take(
 ) -> dict[str, Tensor]:
     """What `TrainingGraph.step` does."""
     main, optimizer = graph.phases[-1], optimizers["main"]
-    optimizer.zero_grad(set_to_none=True)
+    for group in optimizer.param_groups:  # `zero_grad` does the same, with a record for the profiler
+        for parameter in group["params"]:
+            parameter.grad = None
     apart = Apart(graph.groups, main) if graph.groups else None
     if len(batches) == 1:
         out = _backward(graph, batches[0], optimizers, apart)
@@ -93,27 +95,33 @@ def _backward(
 ) -> dict[str, Tensor]:
     """Critics' and schedules' phases, then the gradient of a batch, or of a micro-batch that is a `portion` of one;
     returns its losses, or its share of them."""
-    *others, _ = graph.phases
     drawn = RandomState(graph.device) if graph.lessons else None
     values = graph.compute(batch)
     whole = graph.whole(values)
+    *others, _ = graph.phases
+    if not others:
+        return _differentiate(graph.weighed(values, whole), apart, portion)
     critics = [phase for phase in others if phase.term]
     for phase in critics:
         train_critic(graph, phase, values, optimizers[phase.name], whole)
-    with frozen(critics) if critics else contextlib.nullcontext():
+    with frozen(critics):
         lessons: dict[str, Tensor] = {}
         for phase in others:
             if drawn is not None and phase.schedule and graph.weightings[phase.name].due:
                 lessons |= train_schedule(graph, phase, batch, values, optimizers, drawn)
         objective = graph.weighed(values, graph.whole(values) if lessons else whole)
-        if portion is not None:
-            objective.scale(portion)
-        out = {**lessons, **objective.told}
-        if apart is not None:
-            apart.backward(objective)
-        else:
-            out["loss"].backward()  # type: ignore[no-untyped-call]
-    return {name: loss.detach() for name, loss in out.items()}
+        return lessons | _differentiate(objective, apart, portion)
+
+
+def _differentiate(objective: Objective, apart: Apart | None, portion: Portions | None) -> dict[str, Tensor]:
+    """The gradient of an objective, of its `portion` where it is that of a micro-batch; returns its losses."""
+    if portion is not None:
+        objective.scale(portion)
+    if apart is not None:
+        apart.backward(objective)
+    else:
+        objective.told["loss"].backward()  # type: ignore[no-untyped-call]
+    return {name: loss.detach() for name, loss in objective.told.items()}
 
 
 def train_critic(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -100,16 +101,15 @@ class Term:
         arguments = self.binding.arguments(values)
         if isinstance(mask := arguments.get("mask"), Tensor):
             return mask.sum()
-        tensors = [t for v in arguments.values() for t in (v if isinstance(v, list) else [v])]
-        sizes = [len(t) for t in tensors if t.dim()]
+        sizes = _sizes(arguments)
         return 0 if 0 in sizes else sizes[0] if sizes else 1
 
     def unreduced(self, values: Mapping[str, Tensor], *, detached: bool = False) -> Tensor:
         """The loss before mask and mean, times the factors of `sample_weight`; zero for an empty batch."""
         arguments = self.binding.arguments(values, float32=True, detached=detached and not self.binding.needs_graph)
-        tensors = [t for v in arguments.values() for t in (v if isinstance(v, list) else [v]) if t.dim()]
-        sizes = [len(t) for t in tensors]
+        sizes = _sizes(arguments)
         if 0 in sizes:
+            tensors = [t for v in arguments.values() for t in (v if isinstance(v, list) else [v]) if t.dim()]
             return torch.stack([t.sum() * 0.0 for t in tensors if t.is_floating_point()]).sum()
         if sizes and sizes[0] < self.loss.min_batch:
             raise GraphError(
@@ -143,3 +143,13 @@ class Term:
                 next="write a value [B], or use a loss that returns [B, T] for a value [B, T]",
             )
         return factor.reshape(factor.shape + (1,) * (loss.dim() - factor.dim())).expand_as(loss)
+
+
+def _sizes(arguments: Mapping[str, Any]) -> list[int]:
+    """How many samples each tensor has, of those that have a batch dimension."""
+    sizes = []
+    for value in arguments.values():
+        for tensor in value if isinstance(value, list) else (value,):
+            if shape := tensor.shape:
+                sizes.append(shape[0])
+    return sizes

@@ -23,6 +23,15 @@ def test_equals_the_sum_over_classes(temperature: float) -> None:
             assert loss[b, t].item() == pytest.approx(truth, rel=1e-10)
 
 
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
+def test_gradient_is_that_of_the_oracle(temperature: float) -> None:
+    student, teacher = (normal(4, 7, seed=s).requires_grad_() for s in (0, 1))
+    assert torch.autograd.gradcheck(KLDivergence(temperature), (student, teacher))
+    (slope,) = torch.autograd.grad(KLDivergence(temperature)(student, teacher).sum(), student)
+    gap = (student / temperature).softmax(1) - (teacher / temperature).softmax(1)
+    torch.testing.assert_close(slope, temperature * gap, rtol=1e-10, atol=1e-12)
+
+
 def test_zero_at_equality_and_blind_to_shifts() -> None:
     student, teacher = normal(4, 7), normal(4, 7, seed=1)
     kl = KLDivergence(2.0)

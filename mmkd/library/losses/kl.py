@@ -46,6 +46,8 @@ class KLDivergence(Loss):
         temperature = positive("core.kl", "temperature", self.temperature)
         if self.standardize:
             student, teacher = z_score(student, -1), z_score(teacher, -1)
+        if temperature == 1.0:
+            return divergence(teacher, student)  # spares copies of the logits, and of their gradient
         return temperature**2 * divergence(teacher / temperature, student / temperature)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from mmkd import Loss
@@ -23,7 +24,7 @@ class MeanSquaredError(Loss):
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         student, teacher = same_shape("core.mse", student, teacher)
-        squared = (student - teacher).square()
+        squared = F.mse_loss(student, teacher, reduction="none")
         if squared.dim() < 2:
             return squared
-        return squared.mean(-1) if squared.dim() == 3 else squared.flatten(1).mean(1)
+        return squared.mean(-1) if squared.dim() == 3 else squared.mean(tuple(range(1, squared.dim())))

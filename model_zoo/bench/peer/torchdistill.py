@@ -19,6 +19,7 @@ from torchdistill.core.distillation import DistillationBox
 import mmkd
 from mmkd.engine.optimizer import optimizers
 from model_zoo.bench.measure import Row, turns
+from model_zoo.bench.overhead import steady
 
 LR, MOMENTUM, TEMPERATURE = 1e-3, 0.9, 4.0
 FORWARD = "forward_batch_only"
@@ -156,10 +157,10 @@ def contestants(name: str) -> dict[str, Callable[[], Any]]:
 
 
 def rows(short: bool) -> Iterator[Row]:
-    for name, rounds in (("null", 100 if short else 1000), ("micro", 50 if short else 400)):
+    for name, rounds in (("null", 50 if short else 200), ("micro", 25 if short else 80)):
         loops = contestants(name)
         same(loops)
-        taken = turns(loops, rounds, warmup=20)
+        taken = turns(loops, rounds, warmup=20, clock=steady)
         numbers = {f"{who}_us": taken.median(who) * 1e6 for who in loops}
         for who, goal in (("ours", 90.0), ("torchdistill", None)):  # two losses, two taps
             said = "host" if who == "ours" else "torchdistill 1.1.5"
