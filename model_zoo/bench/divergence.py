@@ -1,169 +1,189 @@
-"""A divergence over a vocabulary from hidden states and heads, beside the same loss on logits: time and peak memory.
+"""A divergence over a vocabulary from hidden states and heads, beside the same loss on logits and its peers.
 
-    python model_zoo/bench/divergence.py --json divergence.json
+`core.linear_divergence` as it comes and fused, random float32 values of width 256 and 32,000 words; one call is the
+loss and its gradients in the student's hidden states and head. The reference makes all logits, as TRL's
+`generalized_jsd_loss` has it. Liger and TRL take part where they are installed; all get the same values and must agree.
+Peaks are of one call in a fresh process, after one of 64 tokens, or of 2,048 where that compiles it.
 
-One call is the loss and its gradients with respect to hidden states and head, float32, one thread, random values. The
-two take turns (plain, chunked, chunked, plain) without garbage collection; times are processor time, `ratio` is the
-median and the quartiles over rounds of chunked / plain. The default allocator of glibc returns every large block, so
-that plain code pays for each page of each `[N, V]` anew; `warm` keeps them, as the caching allocator of a GPU does,
-and only its ratios say something of the algorithm. Memory is the peak of one call in a process of its own (VmHWM, set
-back before it) less what the process held before: without inputs, with gradients.
+On CUDA: bf16, 4,096 tokens, 128,256 words, widths 2,048 and 4,096, and the time over the arithmetic floor of the card.
 """
 
 from __future__ import annotations
 
-import argparse
-import gc
-import json
-import os
-import platform
-import statistics
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from mmkd import Loss
 from mmkd.library.losses.divergences import JensenShannon
 from mmkd.library.losses.kl import KLDivergence
 from mmkd.library.losses.linear_divergence import LinearDivergence
+from model_zoo.bench.measure import Row, Spread, device, floor, fresh, peak, turns
 
-WARM = {
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": str(2**36),
-    "MALLOC_ARENA_MAX": "1",
-}
-SHAPES = [(1024, 32_000, 256), (2048, 32_000, 256)]
-"""Tokens, vocabulary, width."""
-PLAIN: dict[str, Callable[[], Loss]] = {"kl": KLDivergence, "jsd": JensenShannon}
+GROUP = "Divergences without logits"
+DEVICES = ("cpu", "cuda")
+BETA = {"kl": 0.0, "jsd": 0.5}
+GOAL = {"kl": 0.85, "jsd": 0.6}
+TOKENS, MANY = 1024, {"kl": 8192, "jsd": 4096}
+PEERS = {"liger": "liger_kernel", "liger_compiled": "liger_kernel", "trl": "trl"}
+"""The package each is in."""
 
 
-def values(tokens: int, vocabulary: int, width: int) -> list[Tensor]:
-    """Student, its head, teacher, its head."""
+class Shape(NamedTuple):
+    """Of what is compared."""
+
+    words: int
+    student: int
+    teacher: int
+
+
+SHAPE = {"cpu": Shape(32_000, 256, 256), "cuda": Shape(128_256, 2048, 4096)}
+Given = list[Tensor]
+"""Student `[N, D]`, its head `[V, D]`, teacher `[N, E]`, its head `[V, E]`."""
+
+
+def values(tokens: int) -> Given:
     torch.manual_seed(0)
-    made = [torch.randn(rows, width) for rows in (tokens, vocabulary) * 2]
-    for head in made[1::2]:
-        head.mul_(width**-0.5)
-    return [made[0].requires_grad_(), made[1].requires_grad_(), *made[2:]]
+    words, *widths = SHAPE[device().type]
+    dtype = torch.bfloat16 if device().type == "cuda" else torch.float32
+    made = []
+    for width in widths:
+        made += [torch.randn(tokens, width, device=device()), torch.randn(words, width, device=device()) * width**-0.5]
+    return [value.to(dtype).requires_grad_(k < 2) for k, value in enumerate(made)]
 
 
-def loss_of(way: str, divergence: Any, chunk: int | None) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
-    """The loss of every token."""
-    if way == "chunked":
-        loss = LinearDivergence(divergence, chunk=chunk)
-        return lambda student, head, teacher, other: loss(student, head, teacher, other)
-    plain = PLAIN[divergence]()
-    return lambda student, head, teacher, other: plain(student @ head.T, teacher @ other.T)
+def naive(divergence: str, given: Given) -> Tensor:
+    """Mean over tokens, from all logits, with no more passes over them than TRL makes."""
+    student, head, teacher, other = given
+    log_q, log_p = ((h @ w.T).float().log_softmax(-1) for h, w in ((student, head), (teacher, other)))
+    if divergence == "kl":
+        return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum() / len(student)
+    beta = torch.tensor(BETA[divergence], device=student.device)
+    log_m = torch.stack([log_q + (1 - beta).log(), log_p + beta.log()]).logsumexp(0)
+    parts = [F.kl_div(log_m, each, reduction="none", log_target=True) for each in (log_p, log_q)]
+    return (beta * parts[0] + (1 - beta) * parts[1]).sum() / len(student)
 
 
-def call(way: str, divergence: str, chunk: int | None, given: Sequence[Tensor]) -> list[Tensor]:
+def plain(divergence: str, given: Given) -> Tensor:
+    """`core.kl` or `core.jsd` of all logits."""
+    loss = {"kl": KLDivergence, "jsd": JensenShannon}[divergence]()
+    made: Tensor = loss(given[0] @ given[1].T, given[2] @ given[3].T).mean()
+    return made
+
+
+def liger(divergence: str, compiled: bool) -> Callable[[Given], Tensor]:
+    from liger_kernel.chunked_loss import LigerFusedLinearJSDLoss
+
+    loss = LigerFusedLinearJSDLoss(
+        weight_hard_loss=0.0, weight_soft_loss=1.0, beta=BETA[divergence], compiled=compiled
+    )  # fmt: skip
+
+    def both(given: Given) -> Tensor:
+        made = loss(*given, torch.zeros(len(given[0]), dtype=torch.long, device=given[0].device))
+        value: Tensor = made[0] if isinstance(made, tuple) else made
+        return value
+
+    return both
+
+
+def trl(divergence: str, given: Given) -> Tensor:
+    from trl.kernels.chunked_divergence import ChunkedDivergenceFunction
+
+    made: Tensor = ChunkedDivergenceFunction.apply(
+        given[0], given[1], None, given[2], given[3], None, BETA[divergence]
+    )[0].mean()  # fmt: skip
+    return made
+
+
+def contestant(who: str, divergence: Any, given: Given) -> Callable[[], list[Tensor]]:
     """Loss and gradients once."""
-    loss = loss_of(way, divergence, chunk)(*given).mean()
-    return [loss.detach(), *torch.autograd.grad(loss, list(given[:2]))]
+    own = LinearDivergence(divergence, fused=who == "ours_fused")
+    loss: Callable[[Given], Tensor]
+    if who.startswith("liger"):
+        loss = liger(divergence, who == "liger_compiled")
+    elif who.startswith("ours"):
+        loss = lambda given: own(*given).mean()  # noqa: E731
+    else:
+        form = {"naive": naive, "plain": plain, "trl": trl}[who]
+        loss = lambda given: form(divergence, given)  # noqa: E731
+
+    def both() -> list[Tensor]:
+        value = loss(given)
+        return [value.detach(), *torch.autograd.grad(value, given[:2])]
+
+    return both
 
 
-def timed(divergence: str, shape: Sequence[int], chunk: int | None, rounds: int) -> dict[str, Any]:
-    """Seconds of both and their ratio, and how far results are apart."""
-    given = values(*shape)
-    plain, chunked = (call(way, divergence, chunk, given) for way in ("plain", "chunked"))
-    apart = max(float((a - b).norm() / a.norm()) for a, b in zip(plain, chunked, strict=True))
-    del plain, chunked
-    spent: dict[str, list[float]] = {"plain": [], "chunked": []}
-    gc.collect()
-    gc.disable()
-    for _ in range(rounds):
-        taken = dict.fromkeys(spent, 0.0)
-        for way in ("plain", "chunked", "chunked", "plain"):
-            start = time.process_time()
-            call(way, divergence, chunk, given)
-            taken[way] += (time.process_time() - start) / 2
-        for way, seconds in taken.items():
-            spent[way].append(seconds)
-    gc.enable()
-    ratios = [a / b for a, b in zip(spent["chunked"], spent["plain"], strict=True)]
-    return {
-        **{f"{way}_seconds": round(statistics.median(seconds), 4) for way, seconds in spent.items()},
-        "ratio": [round(number, 3) for number in statistics.quantiles(ratios, n=4)],
-        "relative_difference": float(f"{apart:.1e}"),
-    }
+def times(divergence: str, names: list[str], tokens: int, rounds: int) -> dict[str, Any]:
+    """Ratios over the naive form and over compiled Liger, seconds, and how far results are apart."""
+    given = values(tokens)
+    loops = {name: contestant(name, divergence, given) for name in names}
+    first = loops["naive"]()
+    apart = max(
+        float((a.float() - b.float()).norm() / b.float().norm())
+        for name in names[1:] for a, b in zip(loops[name](), first, strict=True)
+    )  # fmt: skip
+    if apart > (3e-2 if device().type == "cuda" else 1e-4):
+        raise RuntimeError(f"losses or gradients differ by {apart:.1e}")
+    del first
+    taken = turns(loops, rounds, 0)
+    others = ["naive", *(["liger_compiled"] if "liger_compiled" in names else [])]
+    ratios = {other: {name: taken.ratio(name, other) for name in names if name != other} for other in others}
+    return {"over": ratios, "seconds": {name: taken.median(name) for name in names}, "apart": float(f"{apart:.1e}")}
 
 
-def peak(way: str, divergence: str, shape: Sequence[int], chunk: int | None) -> dict[str, Any]:
-    """MiB that one call takes."""
-    given = values(*shape)
-    call(
-        way, divergence, chunk, [value[:8].detach().requires_grad_(value.requires_grad) for value in given]
-    )  # starts threads
-    gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")
-    before = resident("VmRSS")
-    kept = call(way, divergence, chunk, given)
-    return {"mib": round((resident("VmHWM") - before) / 1024, 1), "kept": len(kept)}
+def prepare(who: str, divergence: str, tokens: int) -> Callable[[], object]:
+    """One call, after one on a chunk or two."""
+    contestant(who, divergence, values(2048 if who in ("ours_fused", "liger_compiled") else 64))()
+    return contestant(who, divergence, values(tokens))
 
 
-def resident(name: str) -> int:
-    """A line of the process's memory, in KiB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(name))
+def rows(short: bool) -> Iterator[Row]:
+    cuda = device().type == "cuda"
+    peers = [name for name, package in PEERS.items() if find_spec(package)]
+    for divergence in ("kl", "jsd"):
+        tokens = 4096 if cuda else TOKENS
+        names = ["naive", "ours", "ours_fused", *(n for n in peers if not short or n == "liger_compiled")]
+        names += [] if short else ["plain"]
+        warm = fresh(times, warm=True, divergence=divergence, names=names, tokens=tokens, rounds=1 if short else 5)
+        numbers: dict[str, Any] = {"seconds": warm["seconds"], "apart": warm["apart"]}
+        numbers["over_naive"] = {name: spread[0] for name, spread in warm["over"]["naive"].items()}
+        if not short and not cuda:
+            default = fresh(times, divergence=divergence, names=["naive", "ours"], tokens=tokens, rounds=2)
+            numbers["default_over_naive"] = default["over"]["naive"]["ours"][0]
+        yield from _timed(divergence.upper(), tokens, warm, numbers, GOAL[divergence])
+        yield from _peaks(divergence, "liger_compiled" in peers, short)
 
 
-def fresh(task: dict[str, Any], warm: bool) -> dict[str, Any]:
-    """What a task gives in a process of its own."""
-    environment = {**os.environ, **(WARM if warm else {})}
-    command = [sys.executable, __file__, "--task", json.dumps(task)]
-    return json.loads(subprocess.check_output(command, env=environment, text=True))  # type: ignore[no-any-return]
+def _timed(name: str, tokens: int, warm: dict[str, Any], numbers: dict[str, Any], goal: float) -> Iterator[Row]:
+    words, student, teacher = SHAPE[device().type]
+    least = floor(2 * tokens * words * (3 * student + teacher))
+    for who, said in {"ours": name, "ours_fused": f"{name} fused"}.items():
+        note = "" if least is None else f"{warm['seconds'][who] / least:.2f} times the floor"
+        ratio = Spread(*warm["over"]["naive"][who])
+        yield Row(GROUP, f"{said}, {tokens}, warm", ratio, goal, numbers=numbers if who == "ours" else {}, note=note)
+    if "liger_compiled" in warm["over"]:
+        for who, said in {"ours": name, "ours_fused": f"{name} fused"}.items():
+            ratio = Spread(*warm["over"]["liger_compiled"][who])
+            yield Row(GROUP, f"{said} over compiled Liger, {tokens}, warm", ratio, 1.0)
+    else:
+        note = "Liger is not installed; make .venv-bench/.ready installs the peers"
+        yield Row(GROUP, f"{name} over compiled Liger, {tokens}, warm", note=note)
 
 
-def run(task: dict[str, Any]) -> dict[str, Any]:
-    """A task, here."""
-    kind = task.pop("kind")
-    return timed(**task) if kind == "time" else peak(**task)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results here too")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--short", action="store_true", help="the first shape alone")
-    parser.add_argument("--chunk", type=int, action="append", help="tokens at a time besides the default; repeatable")
-    parser.add_argument("--task", type=json.loads, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    torch.set_num_threads(1)
-    if given.task:
-        print(json.dumps(run(given.task)))
+def _peaks(divergence: str, beside_liger: bool, short: bool) -> Iterator[Row]:
+    tokens = 4096 if short else MANY[divergence]
+    if short and divergence == "jsd":
         return
-    rows = []
-    where = {"torch": torch.__version__, "python": platform.python_version(), "machine": platform.machine()}
-    where |= {"threads": "1", "rounds": str(given.rounds)}
-    print(f"{'tokens':>6} {'loss':<5}{'chunk':>8} {'warm':>22} {'default':>22} {'MiB':>7} {'plain':>7}", flush=True)
-    for shape in SHAPES[:1] if given.short else SHAPES:
-        for divergence in PLAIN:
-            whole = fresh(
-                {"kind": "peak", "way": "plain", "divergence": divergence, "shape": shape, "chunk": None}, False
-            )
-            for chunk in (None, *(given.chunk or ())):
-                task = {"divergence": divergence, "shape": shape, "chunk": chunk}
-                row: dict[str, Any] = dict(zip(("tokens", "vocabulary", "width"), shape, strict=True))
-                row |= {"divergence": divergence, "chunk": chunk}
-                for name in ("warm", "default"):
-                    row[name] = fresh({"kind": "time", "rounds": given.rounds, **task}, name == "warm")
-                row["peak_mib"] = fresh({"kind": "peak", "way": "chunked", **task}, False)["mib"]
-                row["plain_peak_mib"] = whole["mib"]
-                rows.append(row)
-                if given.json:
-                    given.json.write_text(json.dumps({"environment": where, "rows": rows}, indent=2) + "\n")
-                warm, default = ("{1} [{0}, {2}]".format(*row[name]["ratio"]) for name in ("warm", "default"))
-                print(
-                    f"{shape[0]:>6} {divergence:<5}{chunk or 'default':>8} {warm:>22} {default:>22} "
-                    f"{row['peak_mib']:>7} {row['plain_peak_mib']:>7}",
-                    flush=True,
-                )
-
-
-if __name__ == "__main__":
-    main()
+    who = ["naive", "ours", "ours_fused", *(["liger_compiled"] if beside_liger and not short else [])]
+    mib = {name: round(peak(prepare, who=name, divergence=divergence, tokens=tokens), 1) for name in who}
+    numbers = {f"{name}_mib": taken for name, taken in mib.items()}
+    for name, said in {"ours": divergence.upper(), "ours_fused": f"{divergence.upper()} fused"}.items():
+        over = mib[name] / mib["naive"]
+        yield Row(GROUP, f"{said}, {tokens}, peak", memory_ratio=over, memory_goal=1 / 8, numbers=numbers)
+        if "liger_compiled" in mib:
+            over = mib[name] / mib["liger_compiled"]
+            yield Row(GROUP, f"{said} over compiled Liger, {tokens}, peak", memory_ratio=over, memory_goal=1 / 2)

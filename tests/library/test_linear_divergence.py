@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given as drawn, settings, strategies as st
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import mmkd
 from mmkd import Loss
 from mmkd.errors import GraphError, RecipeError
+from mmkd.library.losses import slope as comparison
 from mmkd.library.losses.divergences import JensenShannon, ReverseKL, SkewKL
 from mmkd.library.losses.kl import KLDivergence
 from mmkd.library.losses.linear_divergence import LinearDivergence
@@ -170,6 +173,97 @@ def test_half_precision_of_its_own_is_summed_in_float32() -> None:
         assert (slope.double() - exact[name]).norm() < 2e-2 * exact[name].norm()
 
 
+# -- any values ---------------------------------------------------------------------------------------------------
+
+ANY: dict[str, dict[str, Any]] = {
+    "eager": {},
+    "fused": {"divergence": "jsd", "beta": 0.3, "student_softcap": 2.0, "chunk": 4, "fused": True},
+}
+
+
+@pytest.mark.parametrize("fixed", ANY.values(), ids=ANY.keys())
+@settings(max_examples=60, deadline=None, derandomize=True)
+@drawn(data=st.data())
+def test_any_values_are_those_of_the_plain_loss(fixed: dict[str, Any], data: st.DataObject) -> None:
+    """Ragged and empty inputs, masks, chunks, blocks, autocast; eager, and compiled by one kernel."""
+    draw = data.draw
+    tokens = draw(st.lists(st.integers(0, 5), min_size=1, max_size=2))
+    temperature = draw(st.sampled_from([0.5, 1.0, 3.0]))
+    options, plain = draw(st.sampled_from(list(PLAIN.values())))
+    caps = [draw(st.sampled_from([None, 1.5])) for _ in range(2)]
+    options = {**options, "chunk": draw(st.sampled_from([1, 2, 3, None])), "student_softcap": caps[0]}
+    options |= {"teacher_softcap": caps[1], "temperature": temperature}
+    if fixed:
+        options = {**fixed, "temperature": temperature}
+        plain, caps = (lambda t: JensenShannon(0.3, t)), [2.0, None]
+    autocast = not fixed and draw(st.booleans())
+    bias = bool(fixed) or draw(st.booleans())
+    given = ports(*tokens, dtype=torch.float32 if autocast or fixed else torch.float64, bias=bias)
+    mask = torch.arange(math.prod(tokens)).view(tokens) % 3 > 0 if draw(st.booleans()) else None
+    upstream = draw(st.sampled_from([torch.ones(tokens), normal(*tokens, seed=6)])).to(given["student"].dtype)
+    if mask is not None:
+        upstream = torch.where(mask, upstream, 0.0)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast), blocks(draw(st.sampled_from([1, 30, 2**18]))):
+        loss = LinearDivergence(**options)(**given, mask=mask)
+        own, teacher = logits(given, "student"), logits(given, "teacher")
+    made = slopes(loss, given, upstream)
+    own, teacher = (x if c is None else c * (widened(x) / c).tanh() for x, c in zip((own, teacher), caps, strict=True))
+    expected = plain(temperature)(widened(own), widened(teacher))
+    loss = loss if mask is None else torch.where(mask, loss, expected)
+    close = {torch.bfloat16: 2e-5, torch.float32: 2e-5, torch.float64: 1e-9}[logits(given, "student").dtype]
+    torch.testing.assert_close(loss, expected, rtol=close, atol=close)
+    wanted = slopes(expected, given, upstream)
+    for name, slope in made.items():
+        assert slope.dtype == given[name].dtype
+        error, size = (slope - wanted[name]).norm(), wanted[name].norm()
+        assert error <= (2e-2 if autocast else 20 * close) * size + close, name
+
+
+@contextmanager
+def blocks(cells: int) -> Iterator[None]:
+    """So many logits are compared at once inside."""
+    before, comparison.BLOCK_CELLS = comparison.BLOCK_CELLS, cells
+    try:
+        yield
+    finally:
+        comparison.BLOCK_CELLS = before
+
+
+def widened(value: Tensor) -> Tensor:
+    return value.float() if value.dtype == torch.bfloat16 else value
+
+
+def test_a_softcap_is_that_of_the_network() -> None:
+    given = ports(5)
+    loss = LinearDivergence(student_softcap=1.5, teacher_softcap=0.7)
+    assert torch.autograd.gradcheck(lambda *own: loss(**dict(zip(given, own, strict=True))), tuple(given.values()))
+    own, teacher = (c * (logits(given, side) / c).tanh() for side, c in (("student", 1.5), ("teacher", 0.7)))
+    torch.testing.assert_close(loss(**given), KLDivergence()(own, teacher))
+    assert not torch.allclose(loss(**given), LinearDivergence()(**given))
+
+
+def test_equal_heads_cost_exactly_nothing() -> None:
+    given = ports(9, dtype=torch.float32)
+    same = {name.replace("teacher", "student"): value for name, value in given.items() if "student" in name}
+    same |= {name.replace("student", "teacher"): value.detach() for name, value in same.items()}
+    for name in ("kl", "reverse_kl"):
+        loss = LinearDivergence(name, chunk=2)(**same)
+        assert loss.tolist() == [0.0] * 9
+        assert all(slope.abs().max() < 1e-6 for slope in slopes(loss, same, torch.ones(9)).values())
+
+
+def test_what_cannot_be_compiled_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> Callable[..., Tensor]:
+        def kernel(*_: Any) -> Tensor:
+            raise RuntimeError("no C++ compiler\n\nmore")
+
+        return kernel
+
+    monkeypatch.setattr(comparison, "_kernel", refuse)
+    with pytest.raises(GraphError, match=r"fused: cannot be compiled: no C\+\+ compiler; more"):
+        LinearDivergence(fused=True)(**ports(5))
+
+
 # -- what does not count ------------------------------------------------------------------------------------------
 
 
@@ -311,7 +405,7 @@ def test_the_chunk_is_a_budget_of_logits() -> None:
     }  # fmt: skip
     with Largest() as largest:
         LinearDivergence()(**given)
-    assert largest.numel == 10 * vocabulary
+    assert largest.numel == 10 * vocabulary  # two parts alike, of at most 16
 
 
 def test_only_valid_tokens_are_multiplied() -> None:
@@ -403,7 +497,16 @@ def test_what_does_not_fit_is_named(changed: dict[str, Tensor], said: str) -> No
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"temperature": 0.0}, {"beta": 1.0}, {"skew": 1.0}, {"skew": -0.1}, {"chunk": 0}, {"divergence": "js"}],
+    [
+        {"temperature": 0.0},
+        {"student_softcap": 0.0},
+        {"teacher_softcap": -1.0},
+        {"beta": 1.0},
+        {"skew": 1.0},
+        {"skew": -0.1},
+        {"chunk": 0},
+        {"divergence": "js"},
+    ],
 )
 def test_options_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(RecipeError):

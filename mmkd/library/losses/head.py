@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mmkd.errors import GraphError
 from mmkd.library.losses.port import widen
-from mmkd.library.losses.slope import Divergence, law
+from mmkd.library.losses.slope import Comparison, by_blocks, pieces
 
 
 @dataclass(frozen=True)
@@ -36,10 +35,17 @@ class Head:
             dtype = torch.promote_types(dtype, self.bias.dtype)
         return Head(self.hidden.to(dtype), self.weight.to(dtype), None if self.bias is None else self.bias.to(dtype))
 
-    def log_probabilities(self, rows: slice, temperature: float) -> Tensor:
-        """Of these rows, in float32 or wider. Shape: `[n, V]`."""
-        logits = widen(F.linear(self.hidden[rows], self.weight, self.bias))
-        return (logits if temperature == 1 else logits.div_(temperature)).log_softmax(-1)
+    def room(self, rows: int) -> Tensor:
+        """Memory for the logits of so many."""
+        return self.weight.new_empty(rows, len(self.weight))
+
+    def logits(self, rows: slice, room: Tensor) -> Tensor:
+        """Of these rows, in that memory. Shape: `[n, V]`."""
+        hidden, weight = self.hidden[rows], self.weight.T
+        made = room[: len(hidden)]
+        if self.bias is None:
+            return torch.mm(hidden, weight, out=made)
+        return torch.addmm(self.bias, hidden, weight, out=made)
 
 
 class LinearLaw(torch.autograd.Function):
@@ -51,12 +57,13 @@ class LinearLaw(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, teacher: Head, named: tuple[Divergence, float],
-        temperature: float, chunk: int, learns: bool,
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, teacher: Head, how: Comparison, chunk: int,
+        fused: bool, learns: bool,
     ) -> Tensor:  # fmt: skip
         ctx.dtypes = [None if t is None else t.dtype for t in (hidden, weight, bias)]
-        ctx.named, ctx.temperature, ctx.chunk = named, temperature, chunk
         own, teacher = Head(hidden, weight, bias).cast(), teacher.cast()
+        holes = any(head.bias is not None or head.weight.dtype == torch.float16 for head in (own, teacher))
+        ctx.how, ctx.chunk, ctx.fused = how._replace(holes=holes), chunk, fused
         ctx.save_for_backward(own.hidden, own.weight, own.bias, teacher.hidden, teacher.weight, teacher.bias)
         wanted = [learns and needed for needed in ctx.needs_input_grad[:3]]
         values, ctx.held = _walk(ctx, own, teacher, wanted, None)
@@ -89,33 +96,29 @@ def _walk(
     ctx: Any, own: Head, teacher: Head, wanted: Sequence[bool], upstream: Tensor | None
 ) -> tuple[Tensor, list[Tensor | None]]:
     """Values of all rows, and the wanted gradients (hidden, weight, bias) of their sum weighted by `upstream`."""
-    temperature = ctx.temperature
-    holes = any(head.bias is not None or head.weight.dtype == torch.float16 for head in (own, teacher))
-    divergence, share = ctx.named
-    value_and_slope = law(divergence, share, holes)
+    temperature, size = float(ctx.how.temperature), len(own.hidden)
     parts = (own.hidden, own.weight, own.bias)
     made = [
         torch.zeros_like(part, dtype=widen(part[:0]).dtype) if part is not None and asked else None
         for part, asked in zip(parts, wanted, strict=True)
     ]
     hidden, weight, bias = made
-    values = widen(own.hidden[:0]).new_zeros(len(own.hidden))
+    values = widen(own.hidden[:0]).new_zeros(size)
+    chunks = pieces(size, ctx.chunk)
+    slopes, targets = (
+        head.room(max([rows.stop - rows.start for rows in chunks], default=0)) for head in (own, teacher)
+    )
     with torch.autocast(own.hidden.device.type, enabled=False):
-        for first in range(0, len(own.hidden), ctx.chunk):
-            rows = slice(first, first + ctx.chunk)
-            log_p = teacher.log_probabilities(rows, temperature)
-            values[rows], slope = value_and_slope(log_p, own.log_probabilities(rows, temperature))
-            del log_p
-            if upstream is not None:
-                slope.mul_(upstream[rows, None])
+        for rows in chunks:
+            slope, target = own.logits(rows, slopes), teacher.logits(rows, targets)
+            values[rows] = by_blocks(ctx.how, slope, target, None if upstream is None else upstream[rows], ctx.fused)
             if bias is not None:
-                bias.add_(slope.sum(0), alpha=temperature)
-            slope = slope.to(own.hidden.dtype)
+                bias.add_(slope.sum(0, dtype=bias.dtype), alpha=temperature)
             if hidden is not None:
                 hidden[rows] = (slope @ own.weight).mul_(temperature)
             if weight is not None:
                 _add_product(weight, slope.T, own.hidden[rows], temperature)
-    return values.mul_(temperature**2), made
+    return values, made
 
 
 def _add_product(total: Tensor, a: Tensor, b: Tensor, factor: float) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from functools import partial
 from typing import Annotated
 
 import torch
@@ -12,7 +14,8 @@ from torch import Tensor, nn
 from mmkd import Loss
 from mmkd.errors import RecipeError
 from mmkd.library.losses.port import positive, same_shape
-from mmkd.library.losses.similarity import similarity
+from mmkd.library.losses.similarity import embeddings, similarity
+from mmkd.library.losses.tiles import Product, Softmax, Tile, by_tiles, fits
 
 MAX_SCALE = 100.0
 """A learnt temperature stays above 1 / 100 (CLIP)."""
@@ -31,6 +34,8 @@ class InfoNCE(Loss):
 
     With `learnable`, the logarithm of `1 / T` is a parameter that serves training only, starts at `temperature`
     and is brought back to `1 / T = 100` by `update()` where an optimiser step took it past that.
+
+    Cosines of a large batch are made a tile at a time (`losses/tiles.py`): memory grows with B, not with its square.
 
     Shape: student, teacher `[B, D]`, group `[B]` (integer ids) -> `[B]`; nats. A batch of one is a constant zero.
 
@@ -60,7 +65,15 @@ class InfoNCE(Loss):
 
     def forward(self, student: Tensor, teacher: Tensor, group: Tensor | None = None) -> Tensor:
         student, teacher = same_shape("core.info_nce", student, teacher)
-        logits = self.scale() * similarity("core.info_nce", student, teacher)
+        product = (student, teacher, self.scale())
+        if fits(student, teacher):
+            return self._whole(group, [product])
+        embeddings("core.info_nce", student, teacher)
+        return by_tiles(partial(_Search, group), self.symmetric, [product], partial(self._whole, group))
+
+    def _whole(self, group: Tensor | None, products: Sequence[Product]) -> Tensor:
+        ((student, teacher, scale),) = products
+        logits = scale * similarity("core.info_nce", student, teacher)
         loss = self._search(logits, group)
         return (loss + self._search(logits.T, group)) / 2 if self.symmetric else loss
 
@@ -75,3 +88,38 @@ class InfoNCE(Loss):
         """Bring a learnt scale past 100 back to it. Clamping in `forward` instead would stop its gradient for good."""
         if self.log_scale is not None:
             self.log_scale.clamp_(max=math.log(MAX_SCALE))
+
+
+class _Search:
+    """The search of every row for its own among the columns."""
+
+    def __init__(self, group: Tensor | None, size: int, like: Tensor) -> None:
+        self.softmax = Softmax(size, like)
+        self.group = group
+        self.positive, self.count = like.new_zeros(size), like.new_zeros(size)
+
+    def add(self, rows: slice, columns: slice, tile: Tile) -> None:
+        (logits,) = tile
+        self.softmax.add(rows, logits)
+        if self.group is None and rows == columns:
+            self.positive[rows], self.count[rows] = logits.diagonal(), 1
+        elif self.group is not None:
+            own = self._own(self.group, rows, columns)
+            self.positive[rows] += torch.where(own, logits, 0).sum(1)
+            self.count[rows] += own.sum(1)
+
+    def value(self) -> Tensor:
+        return self.softmax.logarithm() - self.positive / self.count
+
+    def slopes(
+        self, rows: slice, columns: slice, tile: Tile, upstream: Tensor, wanted: Sequence[bool]
+    ) -> list[Tensor | None]:
+        slope = self.softmax.probabilities(rows, tile[0])
+        if self.group is None and rows == columns:
+            slope.diagonal().sub_(1)
+        elif self.group is not None:
+            slope -= self._own(self.group, rows, columns) / self.count[rows, None]
+        return [slope.mul_(upstream[rows, None])]
+
+    def _own(self, group: Tensor, rows: slice, columns: slice) -> Tensor:
+        return group[rows, None] == group[columns]

@@ -14,11 +14,12 @@ from mmkd.errors import GraphError, RecipeError
 from mmkd.library.losses.divergences import share
 from mmkd.library.losses.head import Head, LinearLaw
 from mmkd.library.losses.port import positive
-from mmkd.library.losses.slope import Divergence
+from mmkd.library.losses.slope import Comparison, Divergence
 
-MAX_CELLS = 10 * 2**20
-"""Cells of a chunk of logits on a CPU: 40 MiB in float32, which glibc always gives back, while it keeps and fragments
-blocks of up to 32. A GPU holds 16 times as many."""
+MAX_CELLS = 16 * 2**20
+"""Logits of a chunk on a CPU, 64 MiB in float32 for each side. A GPU makes 10 times as many at once: its products have
+to outweigh that the gradient of the head is read and written for every chunk."""
+UNSKEWED: dict[Divergence, Divergence] = {"skew_kl": "kl", "skew_reverse_kl": "reverse_kl"}
 ID = "core.linear_divergence"
 
 
@@ -37,7 +38,11 @@ class LinearDivergence(Loss):
     multiplication; otherwise it makes the logits once more. It can be differentiated once.
 
     Logits are made in the precision in which the heads would make them, autocast included, distributions of them in
-    float32 or wider. A bias of minus infinity rules a class out.
+    float32 or wider. A bias of minus infinity rules a class out. A head that does more than that (a bias, a softcap)
+    must be told all of it, or the objective is not that of its logits.
+
+    On a CPU the distributions of a few tokens at a time are compared, in its cache. `fused` makes one operation of the
+    comparison, by torch.compile, in the ten or so seconds of its first call.
 
     Shape: student `[B, T, D]`, student_head `[V, D]`, teacher `[B, T, E]`, teacher_head `[V, E]`, biases `[V]`, mask
         `[B, T]` -> `[B, T]`; or without T; nats.
@@ -47,17 +52,20 @@ class LinearDivergence(Loss):
         temperature: T.
         beta: the teacher's share of the mixture of `jsd`.
         skew: the share of the skewed ones that belongs to the first distribution.
-        chunk: tokens at a time; None for as many as make 10 million logits, 16 times that on a GPU.
+        student_softcap: c of `c tanh(logits / c)`, what the student's network makes of its logits; None for nothing.
+        teacher_softcap: the teacher's.
+        chunk: tokens at a time; None for as many as make 17 million logits, 10 times that on a GPU.
+        fused: whether torch.compile fuses the comparison; an error where it cannot, as without a C++ compiler.
 
     Raises:
-        GraphError: tokens, widths or vocabularies do not fit.
+        GraphError: tokens, widths or vocabularies do not fit, or torch cannot compile.
         RecipeError: an option is out of its range.
     """
 
     skips_masked: ClassVar[bool] = True
     conformance: ClassVar[dict[str, Any]] = {
         "constant": ("teacher", "teacher_head"),
-        "inert": ("beta", "skew", "chunk"),  # shares are those of other divergences than the default
+        "inert": ("beta", "skew", "chunk", "fused"),  # shares are those of other divergences than the default
     }
 
     def __init__(
@@ -66,7 +74,10 @@ class LinearDivergence(Loss):
         temperature: Annotated[float, Field(gt=0)] = 1.0,
         beta: Annotated[float, Field(gt=0, lt=1)] = 0.5,
         skew: Annotated[float, Field(ge=0, lt=1)] = 0.1,
+        student_softcap: Annotated[float, Field(gt=0)] | None = None,
+        teacher_softcap: Annotated[float, Field(gt=0)] | None = None,
         chunk: Annotated[int, Field(ge=1)] | None = None,
+        fused: bool = False,
     ) -> None:
         super().__init__()
         if divergence not in get_args(Divergence):
@@ -80,7 +91,11 @@ class LinearDivergence(Loss):
         self.temperature = positive(ID, "temperature", temperature)
         self.beta = share(ID, "beta", beta)
         self.skew = skew if skew == 0 else share(ID, "skew", skew)
-        self.chunk = chunk
+        for name, softcap in {"student_softcap": student_softcap, "teacher_softcap": teacher_softcap}.items():
+            if softcap is not None:
+                positive(ID, name, softcap)
+        self.student_softcap, self.teacher_softcap = student_softcap, teacher_softcap
+        self.chunk, self.fused = chunk, fused
 
     def forward(
         self,
@@ -99,19 +114,23 @@ class LinearDivergence(Loss):
         if rows is not None:
             own, given = own[rows], given[rows]
         losses: Tensor = LinearLaw.apply(
-            own, student_head, student_bias, Head(given, teacher_head.detach(), teacher_bias), self._law(),
-            positive(ID, "temperature", self.temperature), self.chunk or _chunk(size, own.device),
-            torch.is_grad_enabled(),
+            own, student_head, student_bias, Head(given, teacher_head.detach(), teacher_bias), self._how(),
+            self.chunk or _chunk(size, own.device), self.fused, torch.is_grad_enabled(),
         )  # fmt: skip
         if rows is not None:
             losses = losses.new_zeros(math.prod(tokens)).index_copy(0, rows, losses)
         return losses.view(tokens)
 
-    def _law(self) -> tuple[Divergence, float]:
-        """Divergence and share."""
-        if self.divergence == "jsd":
-            return "jsd", share(ID, "beta", self.beta)
-        return self.divergence, self.skew if self.skew == 0 else share(ID, "skew", self.skew)
+    def _how(self) -> Comparison:
+        divergence, part = self.divergence, self.skew
+        if divergence == "jsd":
+            part = share(ID, "beta", self.beta)
+        elif part:
+            share(ID, "skew", part)
+        elif divergence in UNSKEWED:
+            divergence = UNSKEWED[divergence]
+        temperature = positive(ID, "temperature", self.temperature)
+        return Comparison(divergence, part, temperature, (self.student_softcap, self.teacher_softcap))
 
     def _check(self, student: Tensor, head: Tensor, teacher: Tensor, other: Tensor, mask: Tensor | None) -> None:
         if student.dim() < 2 or student.shape[:-1] != teacher.shape[:-1]:
@@ -142,4 +161,4 @@ class LinearDivergence(Loss):
 
 
 def _chunk(vocabulary: int, device: torch.device) -> int:
-    return max(1, MAX_CELLS * (1 if device.type == "cpu" else 16) // max(1, vocabulary))
+    return max(1, MAX_CELLS * (1 if device.type == "cpu" else 10) // max(1, vocabulary))

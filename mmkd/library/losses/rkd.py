@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -65,36 +65,54 @@ class RelationalAngle(Loss):
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         s, t = (_centred(x) for x in flat("core.rkd_angle", student, teacher))
-        loss: Tensor = _Angles.apply(products(s, s), products(t, t))
+        loss: Tensor = _Angles.apply(products(s, s), products(t, t), torch.is_grad_enabled())
         return loss
 
 
 class _Angles(torch.autograd.Function):
-    """The loss of every anchor, whose backward pass makes the angles again. Shape: `[N, N]` twice -> `[N]`."""
+    """The loss of every anchor. Shape: `[N, N]` twice -> `[N]`.
+
+    The forward pass makes the gradients too, those of the sum of all anchors; a backward pass in which not all weigh
+    the same makes the angles again.
+    """
 
     @staticmethod
-    def forward(ctx: Any, gram_s: Tensor, gram_t: Tensor) -> Tensor:
+    def forward(ctx: Any, gram_s: Tensor, gram_t: Tensor, learns: bool) -> Tensor:
         ctx.save_for_backward(gram_s, gram_t)
-        loss = gram_s.new_empty(len(gram_s))
-        for anchors in _anchors(gram_s):
-            gap = _cosines(gram_s, anchors)[0] - _cosines(gram_t, anchors)[0]
-            loss[anchors] = F.smooth_l1_loss(gap, torch.zeros_like(gap), reduction="none").mean((1, 2))
+        wanted = [learns and needed for needed in ctx.needs_input_grad[:2]]
+        loss, ctx.made = _walk(gram_s, gram_t, wanted, None)
         return loss
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        gram_s, gram_t = ctx.saved_tensors
-        grad_s, grad_t = torch.zeros_like(gram_s), torch.zeros_like(gram_t)
-        scale = gradient / max(1, len(gram_s) ** 2)
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        made, ctx.made = ctx.made, None
+        if made is None or not (upstream.stride(0) == 0 or bool((upstream == upstream[:1]).all())):
+            gram_s, gram_t = ctx.saved_tensors
+            made = _walk(gram_s, gram_t, ctx.needs_input_grad[:2], upstream)[1]
+        else:
+            made = [None if gradient is None else gradient.mul_(upstream[:1].sum()) for gradient in made]
+        return made[0], made[1], None
+
+
+def _walk(
+    gram_s: Tensor, gram_t: Tensor, wanted: Sequence[bool], upstream: Tensor | None
+) -> tuple[Tensor, list[Tensor | None]]:
+    """The loss of every anchor, and the wanted gradients of their sum weighted by `upstream`."""
+    loss, count = gram_s.new_empty(len(gram_s)), max(1, len(gram_s) ** 2)
+    scale = gram_s.new_full((len(gram_s),), 1 / count) if upstream is None else upstream / count
+    made = [torch.zeros_like(gram) if asked else None for gram, asked in zip((gram_s, gram_t), wanted, strict=True)]
+    with torch.autocast(gram_s.device.type, enabled=False):
         for anchors in _anchors(gram_s):
             s, t = _cosines(gram_s, anchors), _cosines(gram_t, anchors)
-            slope = (s[0] - t[0]).clamp_(-1, 1).mul_(scale[anchors, None, None])
-            if ctx.needs_input_grad[1]:
-                _add_gradient(grad_t, -slope, *t, anchors)
-            if ctx.needs_input_grad[0]:
-                _add_gradient(grad_s, slope, *s, anchors)
-        return grad_s, grad_t
+            gap = s[0] - t[0]
+            slope = gap.clamp(-1, 1)  # of huber(gap) = slope * (gap - slope / 2)
+            loss[anchors] = torch.linalg.vecdot(slope.flatten(1), gap.sub_(slope, alpha=0.5).flatten(1)) / count
+            slope = slope.mul_(scale[anchors, None, None]) if any(wanted) else slope
+            for gradient, sign, (cosine, inverse) in zip(made, (1, -1), (s, t), strict=True):
+                if gradient is not None:
+                    _add_gradient(gradient, slope if sign > 0 else -slope, cosine, inverse, anchors)
+    return loss, made
 
 
 def _anchors(gram: Tensor) -> Iterator[slice]:
@@ -105,8 +123,8 @@ def _anchors(gram: Tensor) -> Iterator[slice]:
 
 def _add_gradient(grad: Tensor, slope: Tensor, cosine: Tensor, inverse: Tensor, anchors: slice) -> None:
     """Add to the gradient of the inner products what these anchors' cosines pass on of `slope`, their own."""
-    own = (slope * cosine).sum(2) * inverse.square()
-    inner = slope * inverse[:, :, None] * inverse[:, None, :]
+    own = torch.linalg.vecdot(slope, cosine) * inverse.square()
+    inner = (slope * inverse[:, :, None]).mul_(inverse[:, None, :])
     inner.diagonal(dim1=1, dim2=2).sub_(own)
     rows = inner.sum(2)
     grad += inner.sum(0)
