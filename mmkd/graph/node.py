@@ -74,7 +74,10 @@ class Node:
             what = f"'{self.name}' publishes no '{name}'" if name else f"'{self.name}' is a node; say which value of it"
             guess = nearest(name, names) or (names[0] if len(names) == 1 else None)
             raise GraphError(
-                what, where=where, name=name, exists=[f"{self.name}.{n}" for n in names],
+                what,
+                where=where,
+                name=name,
+                exists=[f"{self.name}.{n}" for n in names],
                 next=f"write {self.name}.{guess}" if guess else f"or tap a module: {self.name}/<path>",
             )
         return name

@@ -74,6 +74,17 @@ def test_padding_and_neighbours_change_nothing(architecture: str) -> None:
             torch.testing.assert_close(together[i, : len(alone)], alone, rtol=0, atol=1e-5)
 
 
+def test_lengths_reach_to_the_end_of_each_completion() -> None:
+    encoder = model()
+    rows = samples()
+    fields = batch(encoder, rows)
+    told = encoder.lengths(**fields)
+    wanted = [len(encoder.transform(row)["input_ids"]) for row in rows]
+    assert {tuple(length.tolist()) for length in told.values()} == {tuple(wanted)} and len(set(wanted)) > 1
+    assert {"logits", "completion", "hidden.0"} <= told.keys() <= set(encoder.values())
+    assert encoder.lengths(input_ids=fields["input_ids"]) == {}
+
+
 def test_words_that_nobody_knows_are_one_word() -> None:
     text = Completions(["cat"], 8)
     assert text.encode("cat zebra\ncat") == [5, 3, 4, 5]

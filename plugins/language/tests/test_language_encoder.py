@@ -251,3 +251,11 @@ def test_code_of_a_checkpoint_is_neither_run_nor_asked_about(
         assert type(encoder.network) is transformers.BertModel
     assert not list(Path(transformers.utils.hub.HF_MODULES_CACHE).rglob(f"{tmp_path.name}/ran"))
     assert not (tmp_path / "ran").exists()
+
+
+def test_lengths_are_those_of_the_texts(folders: dict[str, str]) -> None:
+    encoder = TextEncoder(pretrained=next(iter(folders.values())))
+    fields = batch(encoder)
+    told = encoder.lengths(**fields)
+    assert {tuple(length.tolist()) for length in told.values()} == {tuple(fields["attention_mask"].sum(1).tolist())}
+    assert {"tokens", "mask", "hidden.0"} <= told.keys() <= set(encoder.values()) and "embedding" not in told

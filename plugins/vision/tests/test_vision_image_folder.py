@@ -1,5 +1,6 @@
 """Class folders: labels, splits, order, links."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -98,3 +99,17 @@ def test_from_a_recipe(root: Path) -> None:
     }
     graph, dataset = mmkd.build(recipe), ImageFolder(str(root), split="train")
     assert graph(graph.collate([dataset[0], dataset[3]]))["loss"].isfinite()
+
+
+def test_a_moved_folder_with_new_times_has_the_same_manifest(root: Path) -> None:
+    before = ImageFolder(str(root), split="train").manifest()
+    assert [key for key, _ in before] == ImageFolder(str(root), split="train").keys
+    moved = root.rename(root.with_name("elsewhere"))
+    for file in moved.rglob("*.*"):
+        os.utime(file, (1, 1))
+    assert ImageFolder(str(moved), split="train").manifest() == before
+    content = bytearray((moved / "train/dog/1.png").read_bytes())
+    content[-20] ^= 1
+    (moved / "train/dog/1.png").write_bytes(content)
+    changed = ImageFolder(str(moved), split="train").manifest()
+    assert [a == b for a, b in zip(before, changed, strict=True)] == [True, True, False, True]

@@ -21,9 +21,7 @@ def mmkd_register(registry: mmkd.Registry) -> None:
     registry.dataset("webdataset", f"{home}.webdataset:WebDataset", url="https://github.com/webdataset/webdataset")
     registry.dataset("class_prompts", f"{home}.class_prompts:ClassPrompts")
     registry.metric("zero_shot", f"{home}.zero_shot:ZeroShot", paper="CLIP", url="https://arxiv.org/abs/2103.00020")
-    registry.recipe(
-        "clip_kd", f"{home}:recipes/clip_kd.yaml", paper="CLIP-KD", url="https://arxiv.org/abs/2307.12732"
-    )
+    registry.recipe("clip_kd", f"{home}:recipes/clip_kd.yaml", paper="CLIP-KD", url="https://arxiv.org/abs/2307.12732")
     registry.recipe("emoji", f"{home}:recipes/emoji.yaml")
     registry.recipe("emoji_two_teachers", f"{home}:recipes/emoji_two_teachers.yaml")
     registry.recipe("emoji_composed", f"{home}:recipes/emoji_composed.yaml")

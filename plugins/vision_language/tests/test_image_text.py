@@ -12,6 +12,8 @@ from PIL import Image
 
 from mmkd.errors import DataError
 
+FILES = ("a.png", "b.jpg", "more/c.webp")
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
@@ -174,3 +176,16 @@ def test_bad_pictures_name_the_file(folder: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(picture, "PIXELS", 20)
     with pytest.raises(DataError, match=r"a.png: has 6 x 4 pixels"):
         dataset[place["a.png"]]
+
+
+def test_the_manifest_follows_pictures_and_captions(folder: Path) -> None:
+    (folder / "captions.csv").write_text("image,text\n" + "".join(f"{p},a {i}\n" for i, p in enumerate(FILES)))
+    dataset = ImageTextDataset(str(folder))
+    before = dataset.manifest()
+    assert [key for key, _ in before] == [dataset[i]["key"] for i in range(len(dataset))]
+    (folder / "captions.csv").write_text("image,text\n" + "".join(f"{p},a {i + 1}\n" for i, p in enumerate(FILES)))
+    captions = ImageTextDataset(str(folder)).manifest()
+    assert all(a != b for a, b in zip(before, captions, strict=True))
+    Image.new("RGB", (3, 3), "blue").save(folder / FILES[0])
+    pictures = ImageTextDataset(str(folder)).manifest()
+    assert [a == b for a, b in zip(captions, pictures, strict=True)] == [False] + [True] * (len(FILES) - 1)

@@ -271,3 +271,19 @@ def test_resumed_within_a_shard_nothing_is_lost_or_repeated(folder: Path, tmp_pa
     rest = train(folder, tmp_path / "cut", workers, resume=True)
     assert cut == whole[:8]
     assert rest == whole[5:]  # the last checkpoint is that of step 5
+
+
+def test_the_manifest_follows_what_lies_in_the_shards(folder: Path, write_tar: Callable[..., Path]) -> None:
+    dataset = WebDataset(pattern(folder))
+    before = dataset.manifest()
+    assert [key for key, _ in before] == [dataset[i]["key"] for i in range(30)]
+    moved = folder / "moved"
+    moved.mkdir()
+    for tar in folder.glob("*.tar"):
+        tar.rename(moved / tar.name)
+    assert WebDataset(pattern(moved)).manifest() == before
+    assert WebDataset(pattern(moved), captions=False).manifest() != before
+    content = (moved / "grey-001.tar").read_bytes()
+    (moved / "grey-001.tar").write_bytes(content.replace(b"shade 13\n", b"shade 31\n"))
+    changed = WebDataset(pattern(moved)).manifest()
+    assert [i for i, (a, b) in enumerate(zip(before, changed, strict=True)) if a != b] == [13]
