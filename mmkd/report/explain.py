@@ -147,7 +147,7 @@ class _Explanation:
     @staticmethod
     def _cache(node: Node) -> Iterator[Fact]:
         if node.cache:
-            yield "cache", f"{node.cache}: run once over the training data before step 0, then looked up"
+            yield "cache", f"{node.cache}: run over the training data before step 0, then looked up: no step runs it"
 
     # -- projectors, mixers and losses --------------------------------------------------------------------------
 

@@ -58,6 +58,17 @@ ANCHORS: Mapping[str, Mapping[str, Anchor]] = {
         "gradient cache, 1,024 in 128s, over the whole batch, warm": Anchor(1.325, "GradCache"),
         "open_clip --accum-freq 8 over the whole batch, warm": Anchor(1.661, "the same"),
     },
+    "divergence": {
+        "KL, 1024, warm": Anchor(0.830, "compiled Liger"),
+        "KL fused, 1024, warm": Anchor(0.830, "compiled Liger"),
+        "JSD, 1024, warm": Anchor(0.570, "compiled Liger"),
+        "JSD fused, 1024, warm": Anchor(0.570, "compiled Liger"),
+    },
+    "similarity": {
+        "InfoNCE and similarity KL, 2048, warm": Anchor(1.061, "prototype"),
+        "InfoNCE and similarity KL, 4096, warm": Anchor(1.101, "prototype"),
+    },
+    "angle": {"angles, 256, warm": Anchor(0.231, "prototype")},
 }
 """By file of the group and name of the row."""
 

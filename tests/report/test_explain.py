@@ -113,7 +113,7 @@ def test_critics_have_a_phase() -> None:
 
 def test_memory() -> None:
     built = graph({"kd": KD}, teacher={"cache": "memory"})
-    assert "run once over the training data before step 0" in explain(built)
+    assert "run over the training data before step 0" in explain(built)
     assert "cache" not in explain(graph({"kd": KD}))
 
 
