@@ -17,7 +17,6 @@ from model_zoo.bench.measure import Row
 GROUP = "Peers"
 PEERS = {
     "torchdistill": "torchdistill", "trainer": "transformers", "gkd": "trl", "open_clip_peer": "open_clip_train",
-    "liger": "liger_kernel",
 }  # fmt: skip
 """File of each peer under `peer/`, and the package without which it cannot run."""
 
