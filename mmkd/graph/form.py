@@ -12,6 +12,12 @@ from torch import Tensor, nn
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+def computes(precision: str) -> bool:
+    """Whether this CPU has fast arithmetic of a half precision, as far as torch can tell."""
+    supported = getattr(torch.ops.mkldnn, f"_is_mkldnn_{precision}_supported", None)
+    return supported is None or bool(supported())
+
+
 @dataclass
 class Form:
     """What a recipe asks of one network; nothing of it holds before `take` has been called."""
@@ -37,6 +43,11 @@ class Form:
     @property
     def half(self) -> bool:
         return self.precision in ("bf16", "fp16")
+
+    @property
+    def imitated(self) -> bool:
+        """Whether the processor has no such arithmetic, so that it is several times slower than float32."""
+        return self.half and self.device == "cpu" and not computes(self.precision or "")
 
     @property
     def memory_format(self) -> torch.memory_format:

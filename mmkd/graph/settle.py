@@ -50,6 +50,8 @@ def settle(graph: TrainingGraph, example: Mapping[str, Any], values: Mapping[str
                 with preserved([node.encoder]):
                     run.compile(example)
         decided = f"{form}: asked for"
+        if form.imitated:
+            decided += f", and slower than fp32: this processor has no {form.precision} arithmetic"
         if plain:
             graph.drift[node.name] = drift = _drift(plain, _formed(node, form, runs, example, values))
             decided += f"; drift {', '.join(f'{100 * error:.2g}% {key}' for key, error in drift.items())}"

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import mmkd
 from mmkd.errors import GraphError, RecipeError
+from mmkd.graph import form
 from mmkd.graph.formed import FormedRun
 from mmkd.graph.node import NodeRun
 
@@ -41,6 +42,33 @@ def test_nothing_is_decided_that_was_not_asked_for() -> None:
     assert not any(isinstance(run, FormedRun) for run in graph.plan.runs)
     assert graph.decided.keys() == {"attention"}
     assert all(run.node.form is None for run in graph.plan.runs)
+
+
+@pytest.fixture(autouse=True)
+def capable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test runs on a processor with half precision, as far as the host can tell."""
+    monkeypatch.setattr(form, "computes", lambda precision: True)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_processor_that_imitates_half_precision_is_told_of(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mmkd.diagnosis.checks import drift
+
+    monkeypatch.setattr(form, "computes", lambda precision: False)
+    graph = build(
+        KD, {"student": mlp(WIDTH, CLASSES), "teacher": mlp(WIDTH, CLASSES)}, teacher={"precision": precision}
+    )
+
+    class Exam:
+        def __init__(self) -> None:
+            self.graph = graph
+
+        def place(self, name: str) -> str:
+            return name
+
+    found = [(f.severity, f.where) for f in drift.check(Exam())]  # type: ignore[arg-type]
+    assert found == ([("warning", "teacher.precision")] if precision == "bf16" else [])
+    assert ("slower than fp32" in graph.decided["teacher"]) == (precision == "bf16")
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16)])

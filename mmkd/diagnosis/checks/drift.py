@@ -1,4 +1,4 @@
-"""Does a network in another form than its own (`precision`, `layout`, `compile`) still say what it says in float32."""
+"""Does a network in a form of its own (`precision`, `layout`, `compile`) pay, and still say what it says in float32."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ MOST = 0.05
 def check(exam: Examination) -> Iterator[Finding]:
     for name, drift in exam.graph.drift.items():
         form = exam.graph.roles[name].form
+        if form is not None and form.imitated:
+            what = f"'{name}' runs as {form}, several times slower than in fp32: this processor has no such arithmetic"
+            yield Finding("warning", what, f"{exam.place(name)}.precision", "remove `precision`, or use a GPU")
         for key, error in drift.items():
             where, fix = exam.place(name), "precision: bf16, which has the range of fp32; or remove `precision`"
             if not math.isfinite(error):
