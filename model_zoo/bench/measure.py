@@ -282,10 +282,10 @@ def environment() -> dict[str, Any]:
 
 
 def processor() -> str:
-    """Name of the processor's model."""
+    """The processor's model, with the widest instructions that torch uses on it."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     named = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.processor() or platform.machine())
+    return f"{next(named, platform.processor() or platform.machine())}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def main() -> None:

@@ -93,8 +93,8 @@ HEAD = """# What it costs
 Less is better. A ratio is the median, with quartiles, over rounds of the time of ours over the reference's in the same
 round; contestants take turns (A B C, then C B A) on one thread, without garbage collection, on processor time. Memory
 is the peak of one call in a process of its own over that of the reference. `warm` keeps large blocks, as the caching
-allocator of a GPU does; the default allocator gives them back. An anchor is what a peer or a loop by hand gave on the
-same kind of machine before.
+allocator of a GPU does; the default allocator gives them back. An anchor is what a peer or a loop by hand gave before
+there was a host, on one thread of a processor with AVX-512 and bf16.
 
 {where}"""
 
