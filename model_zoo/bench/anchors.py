@@ -95,8 +95,8 @@ WHY: Mapping[str, Mapping[str, str]] = {
                 "tokens, ragged [4,000, 50, 384] fp16: write",
                 "top 50 of 32,000 [4,000, 64, 50]: write",
             ),
-            "each block is on disk before its record, and each 64 KiB has a checksum: the syncs alone are 1.4, with "
-            "the checksums 1.9. np.save has neither. Checksums run in a thread of their own, which helps where a second "
+            "each block is on disk before its record, each 64 KiB has a checksum: the syncs alone are 1.4, with the "
+            "checksums 1.9. np.save has neither. Checksums run in a thread of their own, which helps where a second "
             "core is free; one sync at the end would leave a killed writer's records without their bytes",
         ),
         **dict.fromkeys(
