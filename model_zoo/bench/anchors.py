@@ -82,10 +82,18 @@ ANCHORS: Mapping[str, Mapping[str, Anchor]] = {
 AVX2 = "On this processor, which has AVX2 alone, elementwise work takes more of the time than where the goal was set"
 WHY: Mapping[str, Mapping[str, str]] = {
     "overhead": dict.fromkeys(
-        ("graph, 1 loss", "step, 1 loss", "graph, 2 losses", "step, 2 losses", "step, 4 losses", "step, 8 losses"),
-        "the spread of the turns is as wide as the budget while other processes run; counted in instructions, a step "
-        "adds 174,000 (graph) to 205,000 (step) with one loss, a third of which the step takes for the check of "
-        "gradients. Cut: zero_grad's record, setattr of modules, contexts of phases that are not there",
+        (
+            f"{call}, {what}"
+            for call in ("graph", "step")
+            for what in (
+                *("1 loss", "2 losses", "4 losses", "8 losses"),
+                *("1 loss on a tap", "2 losses on 2 taps", "4 losses on 4 taps", "8 losses on 8 taps"),
+            )
+        ),
+        "this machine is slower, 1,018 us for the step by hand against 640 where the budget was set, and the spread of "
+        "the turns is as wide as the budget. In instructions a step adds 174,000 (graph) to 205,000 (step) with one "
+        "loss; 196,000 and 303,000 of them were 52 and 80 us before. Cut: zero_grad's record, setattr of modules, "
+        "contexts of phases that are not there",
     ),
     "cache_store": {
         **dict.fromkeys(
@@ -120,6 +128,26 @@ WHY: Mapping[str, Mapping[str, str]] = {
         "host adds to null networks": "half of it is losses, not host: core.kl and core.mse return one number per "
         "sample, for masks and weights, where the loop by hand takes two fused scalars; and no other contestant looks "
         "for non-finite gradients. Tried: a fused backward in Python (no faster), a fill for where (slower at size)",
+        **dict.fromkeys(
+            (
+                "host adds to micro networks",
+                "host, micro language model (beside Trainer)",
+                "host, micro language model (beside GKDTrainer)",
+                "host, small language model (beside Trainer)",
+                "host, small language model (beside GKDTrainer)",
+            ),
+            "the turns spread more here than the goal allows; by the same turns the peer in the row below is far above "
+            "it (Trainer, micro; GKDTrainer), or within two percent",
+        ),
+        "host, CLIP distillation step": "its quartiles overlap with those of open_clip's own step, in the row below",
+        **dict.fromkeys(
+            (
+                "gradient cache, 1,024 in 128s, over the whole batch, warm",
+                "gradient cache over open_clip --accum-freq 8, warm",
+            ),
+            "every way of computing twice reads more here (torch's checkpoint 1.41), and open_clip less: 1.56, where it "
+            "was 1.66. `kept_graphs` buys time back",
+        ),
     },
     "divergence": dict.fromkeys(
         (
