@@ -145,7 +145,7 @@ WHY: Mapping[str, Mapping[str, str]] = {
                 "gradient cache, 1,024 in 128s, over the whole batch, warm",
                 "gradient cache over open_clip --accum-freq 8, warm",
             ),
-            "every way of computing twice reads more here (torch's checkpoint 1.41), and open_clip less: 1.56, not 1.66. "
+            "every way of computing twice reads more here (torch's checkpoint 1.41), open_clip less: 1.56, not 1.66. "
             "`kept_graphs` buys time back",
         ),
     },
