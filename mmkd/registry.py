@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmkd.errors import PluginError
+from mmkd.errors import PluginError, nearest
 from mmkd.isolation import isolated
 
 KINDS = ("encoder", "projector", "mixer", "loss", "schedule", "curator", "procedure", "metric", "dataset", "recipe")
@@ -283,10 +283,12 @@ class Catalogue:
         other = [e for e in self if e.id == id]
         plugin = id.partition(".")[0]
         what = f"'{id}' is a {other[0].kind}, not a {kind}" if other else f"no {kind} '{id}'"
-        if plugin not in {e.plugin for e in self}:
+        ids, next = [e.id for e in self if e.kind == kind], f"mmkd list {kind}"
+        if plugin not in (installed := {e.plugin for e in self}):
             what += f", since no plugin '{plugin}' is installed"
-        ids = [e.id for e in self if e.kind == kind]
-        raise PluginError(what, where=where, name=id, exists=ids, next=f"mmkd list {kind}")
+            if nearest(plugin, installed) is None:
+                next = f"pip install mmkd-{plugin.replace('_', '-')}, if that is what brings it; or {next}"
+        raise PluginError(what, where=where, name=id, exists=ids, next=next)
 
     def find(self, id: str) -> list[Entry]:
         """All entries with this id, of any kind (`core.linear` is a projector and a schedule)."""

@@ -162,8 +162,12 @@ def test_the_catalogue_names_the_nearest() -> None:
         catalogue.get("loss", "toy.gpa", where="losses.kd.use")
     with pytest.raises(PluginError, match=r"'toy\.gap' is a loss, not a metric"):
         catalogue.get("metric", "toy.gap")
-    with pytest.raises(PluginError, match=r"no loss 'barlow\.gap', since no plugin 'barlow' is installed"):
-        catalogue.get("loss", "barlow.gap")
+    with pytest.raises(PluginError, match=r"no loss 'bar_low\.gap', since no plugin 'bar_low' is installed") as caught:
+        catalogue.get("loss", "bar_low.gap")
+    assert "pip install mmkd-bar-low" in str(caught.value)
+    with pytest.raises(PluginError, match=r"no loss 'toyy\.gap'.*did you mean 'toy\.gap'") as caught:
+        catalogue.get("loss", "toyy.gap")
+    assert "pip install" not in str(caught.value)
 
 
 def test_asking_twice_for_a_broken_plugin_gives_the_same_error() -> None:
