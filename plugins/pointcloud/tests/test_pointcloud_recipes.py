@@ -1,6 +1,7 @@
 """The packaged recipes, small."""
 
 import importlib.metadata
+from pathlib import Path
 
 import pytest
 import torch
@@ -89,3 +90,13 @@ def test_words_and_looks_place_points(tmp_path, package):
         model.collate([{"text": "a mug"}], ["words.embedding"]),
     )
     assert model.values(cloud, ["up"])["up"].shape == model.values(words, ["words.embedding"])["words.embedding"].shape
+
+
+def test_the_view_teacher_that_is_shipped_labels_new_shapes() -> None:
+    model = mmkd.from_pretrained(Path(__file__).parents[3] / "model_zoo" / "pointcloud" / "view_teacher")
+    shapes = Shapes(per_family=1, points=256, seed=77)
+    samples = [shapes[i] for i in range(0, len(shapes), 2)]
+    with torch.no_grad():
+        values = model.values(model.collate(samples, ["student.tokens"]), ["student.tokens"])["student.tokens"]
+    part = torch.stack([torch.as_tensor(sample["part"]) for sample in samples])
+    assert (values.argmax(-1) == part).double().mean() > 0.3  # by lot 1 of 43
