@@ -14,7 +14,7 @@ help:
 	@echo "make lint              run ruff and mypy"
 	@echo "make methods           write the page of methods: registry, tests and results in one table"
 	@echo "make bench             time and memory of everything promised, beside loops by hand and peers; about 25 minutes"
-	@echo "make bench-short       a few of each, in under five minutes"
+	@echo "make bench-short       a few of each, in about five minutes"
 	@echo "make bench-quickstart  repeat the quickstart over folds and seeds, for the numbers in model_zoo"
 	@echo "make bench-teachers    two teachers against either alone, for the numbers in model_zoo"
 	@echo "make bench-methods     a small proof of every method, about an hour and a half of a core; goes on where it stopped"

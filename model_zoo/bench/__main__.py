@@ -81,7 +81,7 @@ def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m model_zoo.bench", description=__doc__.split("\n\n")[0])
     names = list(results.groups())
     here = measure.devices()
-    parser.add_argument("--short", action="store_true", help="fewer rounds and rows; under five minutes")
+    parser.add_argument("--short", action="store_true", help="fewer rounds and rows; about five minutes")
     parser.add_argument("--only", action="append", choices=names, metavar="GROUP", help=", ".join(names))
     parser.add_argument("--device", action="append", choices=here, help=f"here: {', '.join(here)} (all)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where results go (results.json beside this file)")

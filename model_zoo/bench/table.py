@@ -86,7 +86,7 @@ def card(entries: Sequence[Entry]) -> str:
 HEAD = """# What it costs
 
 {summary}. `make bench` takes the numbers, writes `results.json` and makes this page and the picture from it;
-`make bench-short` takes a few of each in under five minutes.
+`make bench-short` takes a few of each in about five minutes.
 
 ![Every ratio with a goal, beside its goal and its anchor](results.svg)
 
