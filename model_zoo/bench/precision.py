@@ -31,10 +31,11 @@ FORMS: dict[str, dict[str, Any]] = {
 
 
 def rows(short: bool) -> Iterator[Row]:
-    names = [name for name in FORMS if not (short and "compiled" in name)]
+    imitated = device().type == "cpu" and not computes("bf16")
+    left_out = ("compiled", *(["bf16"] if imitated else [])) if short else ()  # imitated, each is many steps long
+    names = [name for name in FORMS if not any(word in name for word in left_out)]
     made = {name: step(FORMS[name], half="student bf16" in name) for name in names}
     taken = turns({name: call for name, (call, _) in made.items()}, 3 if short else 12)
-    imitated = device().type == "cpu" and not computes("bf16")
     for name in names[1:]:
         numbers = {"fp32_ms": taken.median("fp32") * 1e3, "drift": made[name][1].get("teacher.logits")}
         goal, note = GOALS[name], "of the fp32 step"
