@@ -13,7 +13,7 @@ help:
 	@echo "make test              run all tests"
 	@echo "make lint              run ruff and mypy"
 	@echo "make methods           write the page of methods: registry, tests and results in one table"
-	@echo "make bench             time and memory of everything promised, beside loops by hand and peers; about 25 minutes"
+	@echo "make bench             time and memory of everything promised, beside loops by hand and peers; about an hour"
 	@echo "make bench-short       a few of each, in about five minutes"
 	@echo "make bench-quickstart  repeat the quickstart over folds and seeds, for the numbers in model_zoo"
 	@echo "make bench-teachers    two teachers against either alone, for the numbers in model_zoo"

@@ -28,10 +28,6 @@ class Cacheable:
         """Rows of each sample."""
         return (self.stream.replicas or 1) if self.drawn else 1
 
-    @property
-    def curators(self) -> Sequence[Curator]:
-        return self.stream.views[self.run.view] if self.drawn else ()
-
     def sample(self, row: int) -> Sample:
         """The sample of a row; rows go through all samples, replica by replica.
 

@@ -26,11 +26,6 @@ def checksum(value: Any) -> str:
     return hashed.hexdigest()
 
 
-def weights(state: Mapping[str, Tensor]) -> str:
-    """sha256 over names, dtypes, shapes and bytes of a state."""
-    return checksum(dict(state))
-
-
 def _pieces(value: Any) -> Iterable[bytes | memoryview]:
     """Each piece after its kind and size, so that no two values give the same bytes."""
     if isinstance(value, Mapping):

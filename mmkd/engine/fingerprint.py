@@ -44,7 +44,7 @@ def key_of(
             "use": node.use or type(node.encoder.network).__qualname__, "options": _portable(spec.arguments),
             "inputs": dict(node.inputs), "structure": content.checksum(repr(node.encoder.network)),
         },
-        "weights": content.weights(node.state()),
+        "weights": content.checksum(node.state()),
         "transform": _transform(graph, kept),
         "values": sorted(columns),
         "dtype": {
@@ -118,7 +118,8 @@ def _portable(options: Any) -> Any:
 
 
 def _exists(text: str) -> bool:
+    """Whether it is written as a path, and is one; a word stays a word beside a file of that name."""
     try:
-        return Path(text).expanduser().exists()
+        return len(Path(text).parts) > 1 and Path(text).expanduser().exists()
     except (OSError, ValueError, RuntimeError):
         return False

@@ -77,12 +77,13 @@ def run(
             report.say(f"{name}: {graph.decided[name]}")
         if said := describe(graph, accumulate, train.kept_graphs):
             report.say(f"gradient cache: {said}")
-        report.rewind(begun := graph.steps)
+        report.rewind(graph.steps)
         started = time.monotonic() - state["seconds"]
         if graph.procedure is not None and graph.procedure.fit is not None and graph.steps < total:
             graph.procedure.fit(graph, Reading(graph, main))
             graph.steps = total
             checkpoint.save(folder, graph, made, state)
+        begun = graph.steps
         sizes = {stream.where: len(stream.dataset) for stream in streams}
         bad = BadSamples(folder / "bad_samples.jsonl", sizes, data.max_bad_samples)
         loaded = batches(

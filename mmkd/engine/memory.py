@@ -111,10 +111,6 @@ class MemoryTable:
         return cls(columns, {address: {"values": value} for address, value in values.items()}, {}, samples)
 
     @property
-    def rows(self) -> int:
-        return self._count * self.replicas
-
-    @property
     def bytes(self) -> int:
         """What it takes."""
         return sum(part.nbytes for parts in self.parts.values() for part in parts.values())

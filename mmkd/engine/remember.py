@@ -20,7 +20,7 @@ from mmkd.recipe import Recipe
 from mmkd.spec import Cache as Spec
 
 if TYPE_CHECKING:
-    from mmkd.engine.cache import Cache, Column, DiskTable
+    from mmkd.engine.cache import Cache, Column, DiskTable, Key
 
 Progress = Callable[[str, int, int], None]
 Say = Callable[[str], None]
@@ -99,17 +99,20 @@ def remember(
         RecipeError: the outputs of a network depend on more than sample and replica.
         CacheError: `folder` holds another cache, naming the fields that differ; or a cache is damaged.
     """
-    found = []
+    found, manifests = [], dict[str, Manifest]()
     for name, node in {**recipe.student_nodes(), **recipe.teacher_nodes()}.items():
         if node.cache is not None and (only is None or name in only):
             spec = Spec.of(node.cache)
             for one in cacheable(graph, name, streams, fixed=spec.fixed):
-                found.append(_remember(graph, recipe, one, spec, progress, say))
+                found.append(_remember(graph, recipe, one, spec, manifests, progress, say))
                 say(f"cache: {found[-1].describe()}")
     return found
 
 
-def _remember(graph: TrainingGraph, recipe: Recipe, kept: Cacheable, spec: Spec, progress: Progress, say: Say) -> Kept:
+def _remember(
+    graph: TrainingGraph, recipe: Recipe, kept: Cacheable, spec: Spec, manifests: dict[str, Manifest],
+    progress: Progress, say: Say,
+) -> Kept:  # fmt: skip
     where = f"{recipe.place(kept.node.name)}.cache"
     started = time.monotonic()
     filling = Filling(graph, kept, recipe.data.workers)
@@ -123,7 +126,9 @@ def _remember(graph: TrainingGraph, recipe: Recipe, kept: Cacheable, spec: Spec,
             table, place = memory.table(_distinct(keys, kept.stream), graph.device), "memory"
             size = table.bytes
         else:
-            cache = _opened(graph, recipe, kept, columns, spec, progress, say)
+            manifest = _manifest(kept.stream, manifests, progress)
+            key = key_of(recipe, graph, kept, columns, manifest)
+            cache = _opened(key, columns, manifest, kept, spec, filling.batch, say)
             reported.fill(cache)
             table, place = cache.table(graph.device), str(cache.folder)
             size = sum(file.stat().st_size for file in cache.folder.iterdir())
@@ -181,24 +186,30 @@ def _columns(first: Outputs, spec: Spec, where: str) -> dict[str, Column]:
     return columns
 
 
+def _manifest(stream: Stream, known: dict[str, Manifest], progress: Progress) -> Manifest:
+    """Of the dataset of a stream, which is read once however many caches stand on it."""
+    if stream.name not in known:
+
+        def read(done: int, total: int) -> None:
+            progress(f"reading the samples of {stream.where} for the keys of caches", done, total)
+
+        known[stream.name] = Manifest.of(stream.dataset, skip=stream.skip, where=stream.where, progress=read)
+    return known[stream.name]
+
+
 def _opened(
-    graph: TrainingGraph, recipe: Recipe, kept: Cacheable, columns: Mapping[str, Column], spec: Spec,
-    progress: Progress, say: Say,
-) -> Cache:  # fmt: skip
+    key: Key, columns: Mapping[str, Column], manifest: Manifest, kept: Cacheable, spec: Spec, batch: int, say: Say
+) -> Cache:
     from mmkd.engine.cache import Store
 
-    def read(done: int, total: int) -> None:
-        progress(f"reading samples for the key of {kept.run.id}", done, total)
-
-    manifest = Manifest.of(kept.stream.dataset, skip=kept.stream.skip, where=kept.stream.where, progress=read)
-    key, store = key_of(recipe, graph, kept, columns, manifest), Store()
+    store = Store()
     folder = Path(spec.folder).expanduser() if spec.folder is not None else None
     if folder is None and store.find(key) is None and (near := store.nearest(key)):
         name, differs = near
         other = store.key(name)
         if other.fields["network"] == key.fields["network"]:
             say(f"cache: {kept.run.id}: the nearest is {name}, and it has another {' and '.join(told(differs))}")
-    return store.open(key, columns, manifest.keys, kept.replicas, batch=min(64, kept.stream.batch), folder=folder)
+    return store.open(key, columns, manifest.keys, kept.replicas, batch=batch, folder=folder)
 
 
 def _distinct(keys: Sequence[str], stream: Stream) -> Sequence[str]:

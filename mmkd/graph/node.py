@@ -43,7 +43,6 @@ class Node:
     """Whether its weights are others than its options give: trained in an earlier stage."""
     cache: str = ""
     """Where the engine keeps its outputs before it trains, in words; empty where it does not."""
-
     form: Form | None = None
     """What its passes compute in, where the recipe says so."""
 

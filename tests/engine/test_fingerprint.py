@@ -159,6 +159,14 @@ def test_a_path_among_the_options_is_in_no_key(tmp_path: Any) -> None:
     assert written == {"pretrained": "(a file or folder)", "layers": 3, "of": ["(a file or folder)", "hf-hub:a/b"]}
 
 
+def test_a_word_stays_in_the_key_beside_a_file_of_its_name(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mmkd.engine.fingerprint import _portable
+
+    (tmp_path / "mean").touch()
+    monkeypatch.chdir(tmp_path)
+    assert _portable({"pooling": "mean"}) == {"pooling": "mean"}
+
+
 # -- manifests and checksums ------------------------------------------------------------------------------------
 
 

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -377,3 +377,23 @@ def test_a_run_tells_what_was_kept_and_what_it_saved(tmp_path: Path, capfd: pyte
     told = results["student"]["caches"]["teacher"]
     assert (told["rows"], told["written"], told["lookups"], told["place"]) == (96, 96, 384, "disk")
     assert json.loads((tmp_path / "run" / "results.json").read_text())["student"]["caches"]["teacher"] == told
+
+
+def test_a_dataset_is_read_once_for_all_caches_that_stand_on_it() -> None:
+    class Read(Noise):
+        seen: ClassVar[list[int]] = []
+
+        def __getitem__(self, index: int) -> mmkd.Sample:
+            Read.seen.append(index)
+            return super().__getitem__(index)
+
+    made = document("disk")
+    made["teacher"] = None
+    made["teachers"] = {"teacher": {"cache": "disk"}, "other": {"cache": "disk"}}
+    made["losses"]["second"] = {"use": "core.kl", "student": "student.logits", "teacher": "other.logits"}
+    nodes = {**networks(), "other": networks()["teacher"]}
+    remembered(made, nodes, {"train": Read()})
+    Read.seen.clear()
+    _, kept, _ = remembered(made, nodes, {"train": Read()})
+    assert [one.written for one in kept] == [0, 0]
+    assert Read.seen.count(95) == 1  # the last one: no probe looks at it
