@@ -15,7 +15,7 @@ LAYERS = (
     {
         "mmkd.errors", "mmkd.hookspecs", "mmkd.isolation", "mmkd.registry", "mmkd.discovery", "mmkd.plugins",
         "mmkd.components", "mmkd.procedure", "mmkd.rows", "mmkd.signature", "mmkd.yaml", "mmkd.merge",
-        "mmkd.validation", "mmkd.spec", "mmkd.recipe",
+        "mmkd.validation", "mmkd.spec", "mmkd.recipe", "mmkd.files",
     },
     {"mmkd.graph"},
     {"mmkd.engine", "mmkd.report"},
@@ -27,7 +27,7 @@ LAYERS = (
 )  # fmt: skip
 """From the contract to the outside; a module imports its own layer and those before it."""
 
-PUBLIC = {"mmkd", "mmkd.errors", "mmkd.testing"}
+PUBLIC = {"mmkd", "mmkd.errors", "mmkd.files", "mmkd.testing"}
 """What a plugin may import of the host."""
 
 DOORS = {"plugins/vision_language/mmkd_vision_language/search.py": {"mmkd.datasets", "mmkd.report.table"}}

@@ -31,6 +31,7 @@ def mmkd_register(registry: mmkd.Registry) -> None:
     registry.dataset("bucketed", f"{home}.bucketed:Bucketed")
     registry.dataset("espeak", f"{home}.espeak:Espeak", url="https://github.com/espeak-ng/espeak-ng")
     registry.dataset("folder", f"{home}.folder:AudioFolder")
+    registry.dataset("webdataset", f"{home}.webdataset:WebDataset", url="https://github.com/webdataset/webdataset")
     registry.recipe("clap", f"{home}:recipes/clap.yaml", needs=TRANSFORMERS)
     registry.recipe(
         "distilhubert", f"{home}:recipes/distilhubert.yaml", paper="DistilHuBERT",

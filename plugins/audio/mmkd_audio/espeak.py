@@ -14,11 +14,11 @@ from pydantic import Field
 
 import mmkd
 from mmkd.errors import DataError
+from mmkd.files import entries
 from mmkd_audio.phrases import digest, phrases
 from mmkd_audio.resample import resampled
 from mmkd_audio.sound import Sound, read_sound
 from mmkd_audio.speech import check_voice, speak, version
-from mmkd_audio.table import entries
 
 Split = Literal["train", "held_out", "validation", "fit", "all"]
 Speed = Annotated[int, Field(ge=80, le=450)]

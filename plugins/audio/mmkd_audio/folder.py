@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import soundfile
 from pydantic import Field
 
 import mmkd
 from mmkd.errors import DataError
+from mmkd.files import entries
 from mmkd_audio.resample import resampled
-from mmkd_audio.sound import SUFFIXES, Sound, mark, read_sound
-from mmkd_audio.table import entries
+from mmkd_audio.sound import SUFFIXES, Sound, duration, mark, read_sound
 
 TABLES = tuple(f"{stem}{suffix}" for stem in ("metadata", "captions") for suffix in (".csv", ".jsonl"))
 Named = tuple[str, "str | None", "str | int | None"]
@@ -96,10 +95,7 @@ class AudioFolder(mmkd.Dataset):
             DataError: the file cannot be read.
         """
         path = self.root / self.rows[index].path
-        try:
-            return float(soundfile.info(path).duration)
-        except (RuntimeError, OSError) as error:
-            raise DataError(f"cannot be read: {error}", where=str(path)) from error
+        return duration(path, str(path))
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         row = self.rows[index]

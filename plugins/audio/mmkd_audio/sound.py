@@ -69,12 +69,27 @@ def read_sound(source: Path | bytes, where: str = "") -> Sound:
     except Exception as error:  # what a hostile file makes a decoder raise is not listed anywhere
         formats = sorted(suffix[1:] for suffix in SUFFIXES)
         raise DataError(
-            f"cannot be read: {error}; it begins with {data[:12]!r}", where=where, exists=formats
+            f"cannot be read: {_said(error)}; it begins with {data[:12]!r}", where=where, exists=formats
         ) from error
     if len(samples) < frames:
         raise DataError(f"is cut short: {len(samples)} samples of {frames} are there", where=where)
     waveform = samples[:, 0] if channels == 1 else samples.mean(axis=1)
     return Sound(checked(np.ascontiguousarray(waveform), where), rate)
+
+
+def duration(source: Path | io.RawIOBase, where: str) -> float:
+    """Seconds that a sound lasts, as the head of its file says; the sound itself is not read.
+
+    Args:
+        where: what to call the sound in an error.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    try:
+        return float(soundfile.info(source).duration)
+    except (RuntimeError, OSError) as error:
+        raise DataError(f"cannot be read: {_said(error)}", where=where) from error
 
 
 def sound_of(sample: Mapping[str, Any]) -> Sound:
@@ -121,6 +136,11 @@ def mark(path: Path) -> str | None:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
         return None
+
+
+def _said(error: Exception) -> str:
+    """What the decoder says, without what it was given."""
+    return str(getattr(error, "error_string", error))
 
 
 def _lacking(data: bytes) -> str:

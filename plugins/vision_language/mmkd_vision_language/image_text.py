@@ -13,8 +13,9 @@ from mmkd_vision.picture import SUFFIXES, mark, read_picture
 
 import mmkd
 from mmkd.errors import DataError
+from mmkd.files import Entry, entries
 from mmkd_vision_language.parquet import Embedded, ParquetTable
-from mmkd_vision_language.table import Entry, entries, find_table
+from mmkd_vision_language.table import find_table
 
 
 @dataclass(frozen=True)

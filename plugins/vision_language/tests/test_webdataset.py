@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from mmkd_vision_language import tar_index
-from mmkd_vision_language.shards import expand, find_shards
 from mmkd_vision_language.webdataset import WebDataset
 from numpy.random import default_rng
 from PIL import Image
 
 import mmkd
 from mmkd.errors import DataError
+from mmkd.files import tar_index
+from mmkd.files.patterns import expand, find_shards
 
 SHARDS, PER_SHARD = 3, 10
 

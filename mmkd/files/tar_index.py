@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mmkd.errors import DataError
-from mmkd_vision_language.tar import BLOCK, FILE, members, parse
+from mmkd.files.part import Part
+from mmkd.files.tar import BLOCK, FILE, members, parse
 
 FORMAT = 1
 COLUMNS = ("counts", "kinds", "offsets", "sizes")
@@ -77,18 +78,36 @@ class Shard:
         Raises:
             DataError: the shard is gone or is not the one that was indexed.
         """
+        with self._unchanged() as descriptor:
+            return {name: self._beginning(descriptor, extent, extent.size) for name, extent in extents.items()}
+
+    @contextlib.contextmanager
+    def opened(self, extent: Extent) -> Iterator[Part]:
+        """A file that is read in part, while the shard is open.
+
+        Raises:
+            DataError: as `read`.
+        """
+        with self._unchanged() as descriptor:
+            self._beginning(descriptor, extent, 0)
+            yield Part(descriptor, *extent)
+
+    @contextlib.contextmanager
+    def _unchanged(self) -> Iterator[int]:
         with _opened(self.path) as descriptor:
             if _stamp(descriptor) != self.stamp:
                 raise DataError("has changed since it was indexed", where=str(self.path), next="start again")
-            return {name: self._file(descriptor, *extent) for name, extent in extents.items()}
+            yield descriptor
 
-    def _file(self, descriptor: int, offset: int, size: int) -> bytes:
-        data = os.pread(descriptor, BLOCK + size, offset - BLOCK)
+    def _beginning(self, descriptor: int, extent: Extent, count: int) -> bytes:
+        """The first bytes of a file whose header is the one that the index says."""
+        data = os.pread(descriptor, BLOCK + count, extent.offset - BLOCK)
         header = parse(data[:BLOCK])
-        if header is None or header.kind not in FILE or header.size not in (size, 0) or len(data) < BLOCK + size:
+        known = header is not None and header.kind in FILE and header.size in (extent.size, 0)
+        if not known or len(data) < BLOCK + count:
             raise DataError(
-                f"holds no file of {size} bytes at byte {offset}, where its index says", where=str(self.path),
-                next="delete its index",
+                f"holds no file of {extent.size} bytes at byte {extent.offset}, where its index says",
+                where=str(self.path), next="delete its index",
             )  # fmt: skip
         return data[BLOCK:]
 
