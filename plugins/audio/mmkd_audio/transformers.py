@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
 from mmkd_language.checkpoint import checksum, licence
 from mmkd_language.network import configured, hidden, load
+from pydantic import Field
 from torch import Tensor, nn
 from transformers import AutoModel
 
 import mmkd
-from mmkd.errors import DataError, MmkdError
+from mmkd.errors import DataError, GraphError, MmkdError
+from mmkd_audio import feature_grad as gradient
 from mmkd_audio.extractor import extractor_of
 from mmkd_audio.frames import frame_mask, frame_times, masked_mean
 from mmkd_audio.resample import resampled
@@ -52,13 +54,17 @@ class SoundEncoder(mmkd.Encoder):
             pretrained weights are the first ones.
         sha256: checksum that the `model.safetensors` of `pretrained` must have (of weights in several files, that of
             their checksums in a row).
+        feature_grad: share of the gradient that reaches the convolutions of a network that reads waveforms; with 0
+            they are frozen. HuBERT and DistilHuBERT let a tenth through.
+        last_dropout: whether the feed-forward layer of the last block of such a network has its dropout. Without it
+            what is distilled is not noised at the end (SEGUE: Tan et al., 2023).
 
     Shape: input_values `[B, T]` or input_features `[B, mels, T]`, samples `[B]` -> tokens and hidden `[B, L, D]`, mask
         and times `[B, L]`, embedding `[B, D]`.
 
     Raises:
-        MmkdError: the files are not there or not the ones pinned, the weights do not fill the network, or it is no
-            such network.
+        MmkdError: the files are not there or not the ones pinned, the weights do not fill the network, it is no such
+            network, or an option asks for what it has not.
     """
 
     capabilities: ClassVar[frozenset[str]] = frozenset({"hidden", "input_grad"})
@@ -69,6 +75,8 @@ class SoundEncoder(mmkd.Encoder):
         model: str | None = None,
         config: dict[str, Any] | None = None,
         sha256: str | None = None,
+        feature_grad: Annotated[float, Field(ge=0, le=1)] = 1.0,
+        last_dropout: bool = True,
     ) -> None:
         super().__init__()
         source = model or pretrained
@@ -88,11 +96,20 @@ class SoundEncoder(mmkd.Encoder):
                 f"'{source}' {what}, which is not read here", name=self.family, exists=FAMILIES,
                 next="use: audio.clap" if self.family == "clap" else "config: {add_adapter: false}",
             )  # fmt: skip
+        for option, asked in (("feature_grad", feature_grad != 1), ("last_dropout", not last_dropout)):
+            if asked and self.family not in WAVES:
+                what = f"'{source}' is a '{self.family}', which has no convolutions over a waveform"
+                raise MmkdError(what, where=option, exists=WAVES, next=f"leave {option} out")
         for name, value in RANDOM.items():
             if hasattr(settings, name) and name not in (config or {}):
                 setattr(settings, name, value)
         network = load(AutoModel, settings, pretrained, lambda network, name: name.startswith("decoder."))
         self.net: Any = network.get_encoder() if self.family == WHISPER else network
+        if self.family in WAVES:
+            gradient.scale(self.net.feature_extractor, feature_grad)
+        if not last_dropout:
+            feed_forward = self.net.encoder.layers[-1].feed_forward
+            feed_forward.intermediate_dropout.p = feed_forward.output_dropout.p = 0.0
         self.extractor = extractor_of(source)
 
     @property
@@ -180,7 +197,10 @@ class SoundEncoder(mmkd.Encoder):
         input_features: Tensor | None = None,
         attention_mask: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        fields = {"input_values": input_values, "input_features": input_features, "attention_mask": attention_mask}
+        name, given = ("input_features", input_features) if self.family == WHISPER else ("input_values", input_values)
+        if given is None:
+            raise GraphError(f"a '{self.family}' needs {name}", where="audio.transformers")
+        fields = {name: given, "attention_mask": attention_mask}
         output = self.net(**{name: x for name, x in fields.items() if x is not None})
         tokens = output.last_hidden_state
         if self.family == AST:

@@ -6,6 +6,7 @@ import pytest
 import sounds
 import torch
 from mmkd_audio.distilhubert import DistilHuBERT
+from mmkd_audio.transformers import SoundEncoder
 
 import mmkd
 from mmkd.errors import GraphError, RecipeError
@@ -91,6 +92,112 @@ def test_odd_inputs():
         loss(student, [t[:, :2] for t in teacher])
     with pytest.raises(RecipeError, match="call setup"):
         DistilHuBERT()(student, teacher)
+
+
+@pytest.fixture(scope="module")
+def hubert(tmp_path_factory):
+    """The recipe on a tiny HuBERT of twelve blocks."""
+    weights = sounds.waves(tmp_path_factory.mktemp("hubert"), "hubert", layers=12)
+    return {
+        "recipe": "audio.distilhubert",
+        "teacher": {"pretrained": weights},
+        "student": {"model": weights, "pretrained": weights},
+        "data": {"batch_size": 4},
+        "train": {"steps": 20, "lr": 3e-3, "warmup_steps": 2},
+    }
+
+
+SAMPLES = sounds.samples(3000, 2600, 2000, 3000)
+
+
+def build(recipe, **loss):
+    torch.manual_seed(0)
+    changed = {**recipe, "losses": {"layers": loss}}
+    return mmkd.build(changed, data={"train": SAMPLES}).eval()
+
+
+def by_hand(graph):
+    """Blocks 4, 8 and 12 predicted from the student's last frames, with the cosine term; mean over the frames."""
+    layers = [f"teacher.hidden.{i}" for i in (4, 8, 12)]
+    names = ["student.tokens", "student.mask", *layers]
+    found = graph.values(graph.collate(SAMPLES, names), names)
+    loss = next(m for m in graph.modules() if isinstance(m, DistilHuBERT))
+    frames = oracle(loss, found["student.tokens"].double(), [found[n].double() for n in layers], 1.0)
+    mask = found["student.mask"].bool()
+    return float(frames[mask].mean())
+
+
+def value(graph):
+    return float(graph(graph.collate(SAMPLES))["loss"].detach())
+
+
+def test_the_recipe_predicts_three_layers_by_a_head_each(hubert):
+    graph = build(hubert)
+    heads = next(m for m in graph.modules() if isinstance(m, DistilHuBERT)).heads
+    assert len(heads) == len({id(p) for head in heads for p in head.parameters()}) / 4 == 3
+    assert value(graph) == pytest.approx(by_hand(graph), rel=1e-4)
+
+
+OFF = {
+    "no cosine term": {"cosine": 0.0},
+    "other layers": {"teacher": ["teacher.hidden.4", "teacher.hidden.8", "teacher.hidden.11"]},
+    "padding counts": {"mask": None},
+    "the first block": {"student": "student.hidden.1"},
+}
+
+
+@pytest.mark.parametrize("off", OFF)
+def test_the_recipe_switched_off_is_seen(off, hubert):
+    graph = build(hubert, **OFF[off])
+    assert abs(value(graph) - by_hand(graph)) > 1e-4 * value(graph)
+
+
+def test_the_recipe_without_learning_heads_learns_less(hubert):
+    """Heads that stay as they began are in the way."""
+
+    def after(frozen):
+        graph = build(hubert)
+        optimizers = mmkd.optimizers(graph, mmkd.load_recipe(hubert).train)
+        heads = next(m for m in graph.modules() if isinstance(m, DistilHuBERT)).heads
+        kept = {name: p.detach().clone() for name, p in heads.named_parameters()}
+        for _ in range(20):
+            graph.step(graph.collate(SAMPLES), optimizers)
+            if frozen:
+                for name, p in heads.named_parameters():
+                    p.data.copy_(kept[name])
+        return value(graph)
+
+    assert after(frozen=False) < 0.95 * after(frozen=True)
+
+
+def test_the_recipe_lets_a_tenth_of_the_gradient_through(hubert):
+    """In training; the exported network is the same function with or without."""
+
+    def slopes(share):
+        graph = build({**hubert, "student": {**hubert["student"], **share}})
+        value = graph(graph.collate(SAMPLES))["loss"]
+        value.backward()
+        net = graph.roles["student"].encoder.net
+        return {n: p.grad for n, p in net.named_parameters() if p.grad is not None}, float(value.detach())
+
+    (plain, whole), (scaled, tenth) = slopes({"feature_grad": 1.0}), slopes({})
+    assert whole == tenth and scaled.keys() == plain.keys()
+    for name, gradient in plain.items():
+        share = 0.1 if name.startswith("feature_extractor.") else 1.0
+        assert torch.allclose(scaled[name], share * gradient, rtol=1e-4, atol=1e-5 * float(gradient.abs().max()))
+
+
+def test_the_exported_student_knows_nothing_of_gradients(hubert, tmp_path):
+    mmkd.distill({**hubert, "train": {"steps": 1}}, output_dir=tmp_path / "run", data={"train": SAMPLES})
+    model = mmkd.from_pretrained(tmp_path / "run")
+    names = ["student.tokens"]
+    tokens = model.values(model.collate(SAMPLES, names), names)["student.tokens"]
+    encoder = model.roles["student"].encoder
+    plain = SoundEncoder(**{**hubert["student"], "config": {"num_hidden_layers": 2}}).eval()
+    plain.load_state_dict(encoder.state_dict())
+    assert not tokens.requires_grad
+    with torch.no_grad():
+        assert torch.equal(plain(**plain.collate([plain.transform(s) for s in SAMPLES]))["tokens"], tokens)
 
 
 def test_the_recipe_learns_and_drops_its_heads(tmp_path):

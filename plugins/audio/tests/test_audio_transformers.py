@@ -1,5 +1,7 @@
 """Networks of transformers, tiny and with random weights, beside transformers itself."""
 
+import copy
+
 import numpy as np
 import pytest
 import sounds
@@ -8,7 +10,7 @@ import transformers
 from mmkd_audio.clap import Clap
 from mmkd_audio.transformers import SoundEncoder
 
-from mmkd.errors import DataError, MmkdError
+from mmkd.errors import DataError, GraphError, MmkdError
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +146,8 @@ def test_what_cannot_be_read_is_an_error(folders, tmp_path):
     transformers.HubertConfig(**sounds.LAYERS, **sounds.CONV).save_pretrained(tmp_path)
     with pytest.raises(MmkdError, match=r"no preprocessor_config\.json"):
         SoundEncoder(model=str(tmp_path))
+    with pytest.raises(GraphError, match="a 'hubert' needs input_values"):
+        SoundEncoder(folders["hubert"])(samples=torch.tensor([4000]))
     with pytest.raises(MmkdError, match="not the file that was pinned"):
         SoundEncoder(folders["hubert"], sha256="0" * 64)
 
@@ -189,3 +193,69 @@ def test_a_tower_of_clap_that_nobody_reads_asks_for_nothing(folders):
     }  # fmt: skip
     with pytest.raises(DataError, match="that others lack"):
         run(encoder, [{"text": "a dog", "audio": sounds.sound(3000)}, {"text": "rain"}])
+
+
+def gradients(encoder, samples):
+    """Of every weight, under the dropout of one seed; and what the network gave."""
+    torch.manual_seed(0)
+    values = encoder(**encoder.collate([encoder.transform(sample) for sample in samples]))
+    values["tokens"].square().sum().backward()
+    return {n: p.grad for n, p in encoder.net.named_parameters() if p.grad is not None}, values["tokens"].detach()
+
+
+@pytest.mark.parametrize("family", ["wav2vec2", "hubert", "wavlm"])
+@pytest.mark.parametrize("share", [0.25, 0.1])
+@pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask:UserWarning")  # WavLM's own
+def test_a_share_of_the_gradient_reaches_the_convolutions(family, share, folders):
+    """A quarter of it to the last bit, since it is a power of two; the rest of the network has all of it."""
+    plain, plainly = gradients(SoundEncoder(folders[family]).train(), sounds.samples(4000, 2600))
+    encoder = copy.deepcopy(SoundEncoder(folders[family], feature_grad=share)).train()
+    scaled, output = gradients(encoder, sounds.samples(4000, 2600))
+    assert torch.equal(output, plainly) and scaled.keys() == plain.keys()
+    convolutions = [name for name in plain if name.startswith("feature_extractor.")]
+    assert len(convolutions) >= 2
+    for name, gradient in plain.items():
+        if name not in convolutions:
+            assert torch.equal(scaled[name], gradient)
+        elif share == 0.25:
+            assert torch.equal(scaled[name], share * gradient)
+        else:
+            assert torch.allclose(scaled[name], share * gradient, rtol=1e-4, atol=1e-5 * float(gradient.abs().max()))
+
+
+def test_no_gradient_freezes_the_convolutions(folders):
+    plain, plainly = gradients(SoundEncoder(folders["hubert"]).train(), sounds.samples(4000, 2600))
+    encoder = SoundEncoder(folders["hubert"], feature_grad=0).train()
+    frozen, output = gradients(encoder, sounds.samples(4000, 2600))
+    assert torch.equal(output, plainly)
+    assert set(plain) - set(frozen) == {name for name in plain if name.startswith("feature_extractor.")}
+    assert all(torch.equal(frozen[name], plain[name]) for name in frozen)
+    assert not any(p.requires_grad for p in encoder.net.feature_extractor.parameters())
+
+
+def test_a_share_of_the_gradient_changes_nothing_without_gradient(folders):
+    samples = sounds.samples(4000, 2600)
+    plain, scaled = (SoundEncoder(folders["wav2vec2"], feature_grad=share).eval() for share in (1, 0.1))
+    assert all(torch.equal(value, run(scaled, samples)[name]) for name, value in run(plain, samples).items())
+
+
+def test_the_last_feed_forward_layer_has_no_dropout_where_it_is_to_be_still(folders):
+    noisy = {"activation_dropout": 0.5, "hidden_dropout": 0.0, "attention_dropout": 0.0, "feat_proj_dropout": 0.0}
+    one = {**noisy, "num_hidden_layers": 1}
+    samples = sounds.samples(4000)
+
+    def twice(**options):
+        encoder = SoundEncoder(folders["wav2vec2"], **options).train()
+        first, second = (run(encoder, samples)["tokens"] for _ in range(2))
+        return torch.equal(first, second)
+
+    assert twice(config=one, last_dropout=False) and not twice(config=one)
+    assert not twice(config=noisy, last_dropout=False), "the blocks before it keep theirs"
+
+
+@pytest.mark.parametrize("family", ["whisper", "ast"])
+@pytest.mark.parametrize("option", [{"feature_grad": 0.1}, {"feature_grad": 0}, {"last_dropout": False}])
+def test_options_of_waveform_networks_are_errors_elsewhere(family, option, folders):
+    with pytest.raises(MmkdError, match="no convolutions over a waveform") as error:
+        SoundEncoder(folders[family], **option)
+    assert error.value.where in option and folders[family] in error.value.what and "hubert" in error.value.exists
