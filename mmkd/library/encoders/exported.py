@@ -7,7 +7,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 import mmkd
 from mmkd.errors import RecipeError
@@ -70,6 +70,9 @@ class Exported(mmkd.Encoder):
     def collate(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         return self.inner.collate(rows)
 
+    def lengths(self, **inputs: Any) -> Mapping[str, Tensor]:
+        return self.inner.lengths(**inputs)
+
     def fingerprint(self) -> str | None:
         return self._checksum
 
@@ -90,3 +93,12 @@ class Exported(mmkd.Encoder):
 
     def forward(self, **fields: Any) -> Any:
         return self.inner(**fields)
+
+    def __getattr__(self, name: str) -> Any:
+        """What the network has beyond what every encoder has: methods by which it writes, its frame rate."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "inner":
+                raise
+            return getattr(self.inner, name)

@@ -181,9 +181,7 @@ class CausalLM(mmkd.Encoder):
         """To the end of each completion."""
         if (completion := inputs.get("completion")) is None:
             return {}
-        length = completion.shape[1]
-        ends = torch.arange(1, length + 1, device=completion.device) * completion
-        last = torch.where(completion.any(1), ends.amax(1), length) if length else ends.sum(1)
+        last = self.text.lengths(completion)
         return {name: last for name in self.values() if not name.startswith(("attention.", "generated"))}
 
     def transform_key(self) -> Hashable:
@@ -296,17 +294,7 @@ class CausalLM(mmkd.Encoder):
 
     def rewritten(self, fields: Mapping[str, Tensor], completions: Mapping[int, Sequence[int]]) -> dict[str, Tensor]:
         """The batch with other completions in some of its rows, which are the data's own no more."""
-        rows = [
-            self.text.joined(prompt, completions.get(i, completion))
-            for i, (prompt, completion) in enumerate(self.text.rows(fields))
-        ]
-        made = self.text.batch(rows)
-        own = torch.tensor([i not in completions for i in range(len(rows))])
-        if "reference" in fields:
-            own &= fields["reference"].any(1).cpu()
-        made["reference"] = made["completion"] & own.unsqueeze(1)
-        device = fields["input_ids"].device
-        return {**fields, **{name: value.to(device) for name, value in made.items()}}
+        return {**fields, **self.text.rewritten(fields, completions)}
 
     def read(self, ids: Sequence[int]) -> tuple[str, bool]:
         """The text of a completion, and whether it came to its end."""

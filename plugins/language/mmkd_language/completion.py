@@ -117,6 +117,26 @@ class Completions:
             last = len(completed) - completed[::-1].index(True) if True in completed else len(ids)
             yield ids[: first + 1], labels[first:last]
 
+    def rewritten(self, fields: Mapping[str, Tensor], completions: Mapping[int, Sequence[int]]) -> dict[str, Tensor]:
+        """The rows of a batch with other completions in some of them, which are the data's own no more."""
+        rows = [
+            self.joined(prompt, completions.get(i, completion))
+            for i, (prompt, completion) in enumerate(self.rows(fields))
+        ]
+        made = self.batch(rows)
+        own = torch.tensor([i not in completions for i in range(len(rows))])
+        if "reference" in fields:
+            own &= fields["reference"].any(1).cpu()
+        made["reference"] = made["completion"] & own.unsqueeze(1)
+        return {name: value.to(fields["input_ids"].device) for name, value in made.items()}
+
+    @staticmethod
+    def lengths(completion: Tensor) -> Tensor:
+        """To the end of each completion; all of a row that has none. Shape: `[B, T]` -> `[B]`."""
+        length = completion.shape[1]
+        ends = torch.arange(1, length + 1, device=completion.device) * completion
+        return torch.where(completion.any(1), ends.amax(1), length) if length else ends.sum(1)
+
     def export(self, folder: Path) -> str:
         """Write the tokenizer; returns Python from a list `texts` to a dict `tokens` of arrays."""
         self._tokenizer.save_pretrained(str(folder))

@@ -14,6 +14,7 @@ from pydantic import Field
 import mmkd
 from mmkd.errors import DataError, RecipeError
 from mmkd_language.bleu import sentence_bleu
+from mmkd_language.prompt import CHECKSUM, TEXT, Prompt, prompt_of
 
 Count = Annotated[int, Field(ge=1)]
 _PLACE = "language.generated"
@@ -27,13 +28,18 @@ class Generated(mmkd.Dataset):
     over words: sequence-level interpolation. The field `reference` holds what the data had as `target`, where it had
     one. A sample without `target` is a bare prompt.
 
+    The prompt is whatever the teacher reads: a text, or the sound that `audio.captioner` writes a caption of. It is
+    known again by its text where the teacher reads nothing else, and otherwise by the SHA-256 of what it reads, so that
+    sounds need no text.
+
     Everything is written once, before training, into a file that later runs read. It begins with what it was made of;
     a file of another teacher, of other options or other prompts is refused. A run that was killed goes on where it
     stopped. Fill the file with one process before several train on it.
 
     Args:
-        dataset: samples with `text`, and mostly `target`.
-        teacher: network that writes, as `language.causal_lm`.
+        dataset: samples with what the teacher reads, and mostly `target`.
+        teacher: network that writes: it has the capability `generate` and the methods `beams(fields, rows, beams, ...)`
+            and `read(ids)`, as `language.causal_lm` has them.
         path: JSON-lines file of what it wrote.
         beams: beams of the search, all of which are kept in the file; 1 is greedy.
         keep: the `best` completion by the teacher's own score, the `closest` to the reference, or the `reference`
@@ -104,7 +110,7 @@ class Generated(mmkd.Dataset):
             if before.get(name) != value:
                 raise self._refused(name, before.get(name), value)
         entries = [json.loads(line) for line in lines]
-        return {entry["key"]: (entry["text"], entry["written"]) for entry in entries}
+        return {e["key"]: (e[TEXT] if TEXT in e else e[CHECKSUM], e["written"]) for e in entries}
 
     def _refused(self, name: str, before: object, now: object) -> DataError:
         return DataError(
@@ -114,36 +120,38 @@ class Generated(mmkd.Dataset):
 
     def _write(self, teacher: Any, batch: int) -> None:
         """Let the teacher write what the file lacks."""
-        lacking = list(self._lacking())
+        lacking = list(self._lacking(teacher))
         was_training, device = teacher.training, next(teacher.parameters()).device
         teacher.eval().to("cuda" if torch.cuda.is_available() and lacking else device)
         try:
             with self._file.open("a") as file:
                 for start in range(0, len(lacking), batch):
                     part = lacking[start : start + batch]
-                    for (key, text), made in zip(part, self._search(teacher, part), strict=True):
-                        self._written[key] = text, made
-                        file.write(json.dumps({"key": key, "text": text, "written": made}) + "\n")
+                    prompts = [prompt_of(teacher, self.dataset[index]) for index, _ in part]
+                    for (_, key), prompt, made in zip(part, prompts, self._search(teacher, prompts), strict=True):
+                        self._written[key] = prompt.name, made
+                        file.write(json.dumps({"key": key, prompt.kind: prompt.name, "written": made}) + "\n")
                     file.flush()
         finally:
             teacher.train(was_training).to(device)
 
-    def _lacking(self) -> Iterator[tuple[str, str]]:
+    def _lacking(self, teacher: mmkd.Encoder) -> Iterator[tuple[int, str]]:
+        """Index and key of the samples that the file lacks, each key once."""
         seen: dict[str, str] = {}
         for index in range(len(self.dataset)):
             sample = self.dataset[index]
-            key, text = _key(sample, index), sample["text"]
-            before = self._written[key][0] if key in self._written else seen.get(key, text)
-            if before != text:
-                raise self._refused(f"prompt for sample '{key}'", before, text)
+            key, prompt = _key(sample, index), prompt_of(teacher, sample).name
+            before = self._written[key][0] if key in self._written else seen.get(key, prompt)
+            if before != prompt:
+                raise self._refused(f"prompt for sample '{key}'", before, prompt)
             if key not in self._written and key not in seen:
-                seen[key] = text
-                yield key, text
+                seen[key] = prompt
+                yield index, key
 
-    def _search(self, teacher: Any, part: Sequence[tuple[str, str]]) -> Iterator[list[str]]:
-        fields = teacher.collate([teacher.transform({"text": text, "target": ""}) for _, text in part])
+    def _search(self, teacher: Any, prompts: Sequence[Prompt]) -> Iterator[list[str]]:
+        fields = teacher.collate([prompt.row for prompt in prompts])
         with torch.no_grad():
-            found = teacher.beams(fields, range(len(part)), **self._options)
+            found = teacher.beams(fields, range(len(prompts)), **self._options)
         for several in found:
             yield [teacher.read(ids)[0] for ids in several]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -36,6 +36,7 @@ class Drawn(LogitsProcessor):
 def sample(
     network: Any, prompts: Sequence[Sequence[int]], draws: Tensor, pad: int, eos: int, *,
     temperature: float = 1.0, top_k: int | None = None, top_p: float = 1.0, cached: bool = True,
+    context: Mapping[str, Tensor] | None = None,
 ) -> list[list[int]]:  # fmt: skip
     """One completion of each prompt, its end included where it came to one.
 
@@ -49,6 +50,7 @@ def sample(
         top_k: likeliest tokens that can be drawn; None for all.
         top_p: share of the probability whose likeliest tokens can be drawn.
         cached: keep keys and values of past tokens instead of computing them anew.
+        context: what else the network is given, a row for each prompt: `encoder_hidden_states` and their mask.
     """
     ids, mask = _padded(prompts, pad, draws.device)
     steps = LogitsProcessorList()
@@ -59,30 +61,34 @@ def sample(
         if top_p < 1:
             steps.append(TopPLogitsWarper(top_p))
         steps.append(Drawn(draws, ids.shape[1]))
-    made = _generate(network, ids, mask, pad, eos, draws.shape[1], steps, use_cache=cached)
+    made = _generate(network, ids, mask, pad, eos, draws.shape[1], steps, context, use_cache=cached)
     return [_ended(row, eos) for row in made.tolist()]
 
 
 def search(
     network: Any, prompts: Sequence[Sequence[int]], beams: int, length: int, pad: int, eos: int, device: torch.device,
-    length_penalty: float = 1.0,
+    length_penalty: float = 1.0, context: Mapping[str, Tensor] | None = None,
 ) -> list[list[list[int]]]:  # fmt: skip
     """For each prompt the `beams` completions that beam search ends with, the likeliest first; greedy with one beam."""
     ids, mask = _padded(prompts, pad, device)
     several: dict[str, Any] = {"num_beams": beams, "num_return_sequences": beams, "length_penalty": length_penalty}
-    made = _generate(network, ids, mask, pad, eos, length, LogitsProcessorList(), **(several if beams > 1 else {}))
+    several = several if beams > 1 else {}
+    made = _generate(network, ids, mask, pad, eos, length, LogitsProcessorList(), context, **several)
     rows = [_ended(row, eos) for row in made.tolist()]
     return [rows[i : i + beams] for i in range(0, len(rows), beams)]
 
 
 def _generate(
-    network: Any, ids: Tensor, mask: Tensor, pad: int, eos: int, length: int, steps: LogitsProcessorList, **options: Any
+    network: Any, ids: Tensor, mask: Tensor, pad: int, eos: int, length: int, steps: LogitsProcessorList,
+    context: Mapping[str, Tensor] | None, **options: Any,
 ) -> Tensor:  # fmt: skip
     config = GenerationConfig(  # type: ignore[no-untyped-call]
         max_new_tokens=length, do_sample=False, pad_token_id=pad, eos_token_id=eos, **{"use_cache": True, **options}
     )
     with quiet(), torch.no_grad(), _without_habits(network):
-        made = network.generate(input_ids=ids, attention_mask=mask, generation_config=config, logits_processor=steps)
+        made = network.generate(
+            input_ids=ids, attention_mask=mask, generation_config=config, logits_processor=steps, **(context or {})
+        )
     return made[:, ids.shape[1] :]  # type: ignore[no-any-return]
 
 
