@@ -21,7 +21,7 @@ class Bucketed(mmkd.Dataset):
     when the first order is asked for, from the dataset's `seconds(index)`.
 
     Args:
-        dataset: sounds, as `audio.folder` or `audio.espeak`.
+        dataset: sounds, as `audio.folder`, `audio.webdataset` or `audio.espeak`.
         batch_size: samples of a batch, as in `data.batch_size`.
         window: batches that are sorted together.
 

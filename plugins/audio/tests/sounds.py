@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import tarfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +40,42 @@ def write(path: Path, samples: int = 8000, seed: int = 0, rate: int = RATE, **op
     path.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(path, sound(samples, seed, rate)["array"], rate, **options)
     return path
+
+
+def encoded(wave: Any, format: str = "WAV", subtype: str = "PCM_16", rate: int = RATE) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, wave, rate, format=format, subtype=subtype)
+    return file.getvalue()
+
+
+def shard(path: Path, files: Mapping[str, bytes]) -> str:
+    """A plain tar of some files."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, data in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return str(path)
+
+
+def nan_inside() -> bytes:
+    wave = np.zeros(100, np.float32)
+    wave[7] = np.nan
+    return encoded(wave, subtype="FLOAT")
+
+
+NOISE = np.random.default_rng(0).uniform(-0.5, 0.5, 20_000).astype(np.float32)
+BAD = {
+    "is empty": b"",
+    "cannot be read": b"these are no sounds, whatever the file is called",
+    "has no samples": encoded(np.zeros(0, np.float32)),
+    "has 8 channels": encoded(np.zeros((50, 8), np.float32)),
+    "1 of 100 samples are no finite numbers": nan_inside(),
+    "is cut short: 20000 bytes of 40044": encoded(NOISE)[:20_000],
+    "is cut short: the last page is missing": encoded(NOISE, "OGG", "VORBIS")[:-300],
+}
+"""Files that are refused, by what the error says."""
 
 
 def waves(folder: Path, family: str = "wav2vec2", attention_mask: bool = True, layers: int = 3, width: int = 16) -> str:

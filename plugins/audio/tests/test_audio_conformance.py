@@ -20,6 +20,9 @@ def test_plugin(tmp_path: Path) -> None:
     files = tmp_path / "files"
     for i, name in enumerate(("bd_one", "bd_two", "sn_three")):
         sounds.write(files / f"{name}.flac", 4000 + 500 * i, i)
+    spoken = {f"{i}.flac": sounds.encoded(sounds.NOISE[: 900 + i], "FLAC") for i in range(3)}
+    spoken |= {f"{i}.txt": b"a dog" for i in range(3)}
+    shard = sounds.shard(tmp_path / "spoken.tar", spoken)
     here = {"pretrained": sounds.waves(tmp_path / "w")}
     said = {"texts": ["good morning", "good night"], "voices": ["en-us+m1"], "folder": str(tmp_path / "s")}
     times = torch.arange(5.0).expand(2, 5) * 1000
@@ -39,6 +42,7 @@ def test_plugin(tmp_path: Path) -> None:
         "encoder.clap": {"options": {"pretrained": sounds.clap(tmp_path / "clap")}},
         "projector.align_frames": {"inputs": aligned, "inert": ("how",)},
         "curator.crop": {"options": {"seconds": 0.1}},
+        "dataset.webdataset": {"options": {"shards": shard}},
         "dataset.folder": {"options": {"path": str(files), "labels": "prefix", "text": "name"}},
         "dataset.bucketed": {"options": {"dataset": AudioFolder(str(files)), "batch_size": 2}},
         "dataset.espeak": {"options": said} if shutil.which("espeak-ng") else SPOKEN,

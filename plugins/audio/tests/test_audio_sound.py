@@ -1,24 +1,17 @@
 """Sound files, good and bad."""
 
-import io
-
 import numpy as np
 import pytest
 import soundfile
 import sounds
 from mmkd_audio.folder import AudioFolder
 from mmkd_audio.sound import read_sound, sound_of
+from sounds import BAD, NOISE, encoded
 
 import mmkd
 from mmkd.errors import DataError
 
 FORMATS = {"wav": "PCM_16", "flac": "PCM_16", "ogg": "VORBIS", "aiff": "PCM_16"}
-
-
-def encoded(wave, format="WAV", subtype="PCM_16", rate=16_000):
-    file = io.BytesIO()
-    soundfile.write(file, wave, rate, format=format, subtype=subtype)
-    return file.getvalue()
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
@@ -35,24 +28,6 @@ def test_two_channels_are_averaged():
     left, right = np.random.default_rng(0).uniform(-0.9, 0.9, (2, 300)).astype(np.float32)
     read = read_sound(encoded(np.stack([left, right], 1), subtype="FLOAT"))
     assert np.array_equal(read.waveform, np.stack([left, right], 1).mean(1))
-
-
-def nan_inside():
-    wave = np.zeros(100, np.float32)
-    wave[7] = np.nan
-    return encoded(wave, subtype="FLOAT")
-
-
-NOISE = np.random.default_rng(0).uniform(-0.5, 0.5, 20_000).astype(np.float32)
-BAD = {
-    "is empty": b"",
-    "cannot be read": b"these are no sounds, whatever the file is called",
-    "has no samples": encoded(np.zeros(0, np.float32)),
-    "has 8 channels": encoded(np.zeros((50, 8), np.float32)),
-    "1 of 100 samples are no finite numbers": nan_inside(),
-    "is cut short: 20000 bytes of 40044": encoded(NOISE)[:20_000],
-    "is cut short: the last page is missing": encoded(NOISE, "OGG", "VORBIS")[:-300],
-}
 
 
 @pytest.mark.parametrize("what", BAD)
