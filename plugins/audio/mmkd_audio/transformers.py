@@ -96,10 +96,10 @@ class SoundEncoder(mmkd.Encoder):
                 f"'{source}' {what}, which is not read here", name=self.family, exists=FAMILIES,
                 next="use: audio.clap" if self.family == "clap" else "config: {add_adapter: false}",
             )  # fmt: skip
-        for option, asked in (("feature_grad", feature_grad != 1), ("last_dropout", not last_dropout)):
-            if asked and self.family not in WAVES:
+        for option, plain in (("feature_grad: 1.0", feature_grad == 1), ("last_dropout: true", last_dropout)):
+            if not plain and self.family not in WAVES:
                 what = f"'{source}' is a '{self.family}', which has no convolutions over a waveform"
-                raise MmkdError(what, where=option, exists=WAVES, next=f"leave {option} out")
+                raise MmkdError(what, where=option.partition(":")[0], exists=WAVES, next=option)
         for name, value in RANDOM.items():
             if hasattr(settings, name) and name not in (config or {}):
                 setattr(settings, name, value)

@@ -259,3 +259,5 @@ def test_options_of_waveform_networks_are_errors_elsewhere(family, option, folde
     with pytest.raises(MmkdError, match="no convolutions over a waveform") as error:
         SoundEncoder(folders[family], **option)
     assert error.value.where in option and folders[family] in error.value.what and "hubert" in error.value.exists
+    (name,) = option
+    assert error.value.next.startswith(f"{name}: ")
