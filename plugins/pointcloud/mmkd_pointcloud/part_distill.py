@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -26,12 +27,25 @@ class PartDistill(mmkd.Loss):
     `C_k = |{n in M_k: argmax knowledge_n = y_k}| / |M_k|`, the share of its points on which that student agrees. One
     network of a stage before is `{stage: forward}`; the recipe `pointcloud.part_distill` has both stages.
 
+    With `balance` a unit's cost is multiplied by how rare its part is in the batch: `1 + log4(m / m_y)`, from 1 to 4,
+    `m_y` being how often part y is said of a point and `m` the mean of that over the parts that are said at all. It is
+    in the authors' code and not in their paper.
+
+    Args:
+        balance: weigh rare parts more.
+
     Shape: student `[B, N, C]` logits, teacher `[B, V, N, C]` logits of every view at the points' pixels, visible
         `[B, V, N]`, knowledge `[B, N, C]` -> `[B, N]`; nats.
 
     Raises:
         GraphError: the shapes do not fit.
     """
+
+    coupled = True
+
+    def __init__(self, balance: bool = True) -> None:
+        super().__init__()
+        self.balance = balance
 
     def forward(self, student: Tensor, teacher: Tensor, visible: Tensor, knowledge: Tensor | None = None) -> Tensor:
         batch, views, points, parts = teacher.shape if teacher.dim() == 4 else (0, 0, 0, 0)
@@ -49,6 +63,8 @@ class PartDistill(mmkd.Loss):
             confidence = rescored(said, visible, knowledge.detach().argmax(-1), parts)
         log_q = student.log_softmax(-1)[:, None].expand(-1, views, -1, -1)
         cost = -log_q.gather(-1, said[..., None])[..., 0]
+        if self.balance:
+            cost = cost * rarity(said, visible, parts).to(cost.dtype)[said]
         weighed = (confidence.to(student.dtype) * covered * cost).sum(1)
         return weighed / covered.sum(1).clamp(min=1)
 
@@ -70,3 +86,14 @@ def rescored(said: Tensor, visible: Tensor, known: Tensor, parts: int) -> Tensor
     agreed = unit * F.one_hot(known, parts)[:, None]
     share = agreed.sum(2).double() / unit.sum(2).clamp(min=1)
     return share.gather(2, said).to(torch.float64)
+
+
+def rarity(said: Tensor, visible: Tensor, parts: int) -> Tensor:
+    """How much more a part counts for being said of few points: `1 + log4(mean count / its count)`, from 1 to 4.
+
+    Shape: said `[B, V, N]` parts, visible `[B, V, N]` -> `[parts]`; 4 for a part that is not said.
+    """
+    count = torch.zeros(parts, dtype=torch.float64, device=said.device)
+    count.scatter_add_(0, said.flatten(), visible.flatten().to(count.dtype))
+    mean = count.sum() / (count > 0).sum().clamp(min=1)
+    return (1 + (mean / count).log() / math.log(4)).clamp(1, 4).nan_to_num(4.0)

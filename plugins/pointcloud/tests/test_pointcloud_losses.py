@@ -6,7 +6,7 @@ import pytest
 import torch
 from mmkd_pointcloud.local_graph import LocalGraph
 from mmkd_pointcloud.orthogonality import Orthogonality
-from mmkd_pointcloud.part_distill import PartDistill
+from mmkd_pointcloud.part_distill import PartDistill, rarity
 from mmkd_pointcloud.part_iou import PartIoU
 from mmkd_pointcloud.view_cross_entropy import ViewCrossEntropy
 
@@ -112,8 +112,11 @@ def test_local_graph_says_what_does_not_fit():
         local_graph()(draw(2, 10, 6), draw(2, 10, 8), draw(2, 9))
 
 
-def part_distill_by_hand(student, teacher, visible, knowledge=None):
+def part_distill_by_hand(student, teacher, visible, knowledge=None, balance=True):
     batch, views, points, parts = teacher.shape
+    told = [int(part) for part, seen in zip(teacher.argmax(-1).flatten(), visible.flatten(), strict=True) if seen]
+    mean = len(told) / len(set(told)) if told else 0
+    rare = {part: min(max(1 + math.log(mean / told.count(part), 4), 1), 4) for part in set(told)}
     loss = torch.zeros(batch, points, dtype=torch.float64)
     for b in range(batch):
         units = []  # (part, points, scores)
@@ -131,16 +134,35 @@ def part_distill_by_hand(student, teacher, visible, knowledge=None):
         for n in range(points):
             over = [(part, scores[n]) for part, scores in units if n in scores]
             for part, score in over:
-                loss[b, n] = loss[b, n] - score * student[b, n].log_softmax(-1)[part] / len(over)
+                weight = score * (rare[part] if balance else 1)
+                loss[b, n] = loss[b, n] - weight * student[b, n].log_softmax(-1)[part] / len(over)
     return loss
 
 
 @pytest.mark.parametrize("backward", [False, True])
-def test_part_distill_beside_a_loop(backward):
+@pytest.mark.parametrize("balance", [False, True])
+def test_part_distill_beside_a_loop(backward, balance):
     student, teacher, visible = draw(2, 7, 3), 2 * draw(2, 4, 7, 3, seed=1), seen(2, 4, 7)
+    teacher[..., 0] += 2
     knowledge = draw(2, 7, 3, seed=2) if backward else None
-    found = PartDistill()(student, teacher, visible, knowledge)
-    torch.testing.assert_close(found, part_distill_by_hand(student, teacher, visible, knowledge), atol=1e-6, rtol=1e-6)
+    found = PartDistill(balance)(student, teacher, visible, knowledge)
+    by_hand = part_distill_by_hand(student, teacher, visible, knowledge, balance)
+    torch.testing.assert_close(found, by_hand, atol=1e-6, rtol=1e-6)
+    assert balance == (not torch.allclose(found, part_distill_by_hand(student, teacher, visible, knowledge, False)))
+
+
+def test_a_rare_part_weighs_more_up_to_four_times():
+    said = torch.tensor([0] * 40 + [1] * 9 + [2]).view(1, 1, 50)
+    everywhere = torch.ones_like(said, dtype=torch.bool)
+    found = rarity(said, everywhere, 4)
+    mean = 50 / 3
+    wanted = [1.0, 1 + math.log(mean / 9, 4), 1 + math.log(mean, 4), 4.0]
+    torch.testing.assert_close(found, torch.tensor(wanted, dtype=torch.float64))
+    assert rarity(said.expand(64, 1, 50) * 0, everywhere.expand(64, 1, 50), 4).tolist() == [1.0, 4.0, 4.0, 4.0]
+    assert rarity(said, ~everywhere, 4).tolist() == [4.0] * 4
+    most = torch.zeros(1, 1, 5000, dtype=torch.long)
+    most[..., 0] = 1
+    assert rarity(most, torch.ones_like(most, dtype=torch.bool), 2)[1] == 4
 
 
 def test_part_distill_gradients():
@@ -157,10 +179,9 @@ def test_part_distill_without_its_idea_is_cross_entropy():
     sure = 60 * torch.nn.functional.one_hot(label, 3).double()
     plain = torch.nn.functional.cross_entropy(student.flatten(0, 1), label.flatten(), reduction="none").view(2, 7)
     everywhere = torch.ones(2, 1, 7, dtype=torch.bool)
-    torch.testing.assert_close(PartDistill()(student, sure[:, None], everywhere), plain)
-    torch.testing.assert_close(
-        PartDistill()(student, draw(2, 1, 7, 3) * 0 + sure[:, None] / 60, everywhere, sure), plain
-    )
+    loss = PartDistill(balance=False)
+    torch.testing.assert_close(loss(student, sure[:, None], everywhere), plain)
+    torch.testing.assert_close(loss(student, draw(2, 1, 7, 3) * 0 + sure[:, None] / 60, everywhere, sure), plain)
 
 
 def test_what_the_student_denies_weighs_nothing_and_what_no_view_sees_costs_nothing():
