@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from mmkd.errors import DataError
-from mmkd.files import find_shards
-from mmkd.files.patterns import expand
+from mmkd.files.patterns import expand, find_shards
 
 
 def test_patterns(folder: Path, pattern: str) -> None:

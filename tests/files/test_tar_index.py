@@ -11,7 +11,8 @@ import pytest
 from files.tars import notes, write
 
 from mmkd.errors import DataError
-from mmkd.files import open_shard, tar_index
+from mmkd.files import tar_index
+from mmkd.files.tar_index import open_shard
 
 
 def test_index_is_kept_and_used(folder: Path, pattern: str, monkeypatch: pytest.MonkeyPatch) -> None:
