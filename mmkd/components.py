@@ -132,8 +132,8 @@ class Encoder(nn.Module):
     def export(self, folder: Path, format: str) -> str:
         """Write network and preprocessing into `folder` in one of the `formats`, as the library itself would.
 
-        Returns Python that is run beside the files with that library alone: it reads `picture.png` or a list `texts`
-        and leaves the values in a dict `values`, by their names here.
+        Returns Python that is run beside the files with that library alone: it reads raw data from there, or holds a
+        list of it, and leaves the values in a dict `values`, by their names here.
         """
         raise TypeError(f"{type(self).__name__} must define export(folder, format) for its formats()")
 

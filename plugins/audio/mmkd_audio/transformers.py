@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -20,6 +21,7 @@ from mmkd_audio import feature_grad as gradient
 from mmkd_audio.extractor import extractor_of
 from mmkd_audio.frames import frame_mask, frame_times, masked_mean
 from mmkd_audio.resample import resampled
+from mmkd_audio.saved import save
 from mmkd_audio.sound import sound_of
 
 WAVES = ("wav2vec2", "hubert", "wavlm", "unispeech", "unispeech-sat", "data2vec-audio")
@@ -189,6 +191,12 @@ class SoundEncoder(mmkd.Encoder):
     def fingerprint(self) -> str | None:
         """`sha256:` and the checksum of the file of weights; None for random weights."""
         return self._fingerprint
+
+    def formats(self) -> list[str]:
+        return [] if self.family == WHISPER else ["transformers"]  # the encoder of Whisper alone is no model there
+
+    def export(self, folder: Path, format: str) -> str:
+        return save(self.net, self.extractor, self.family == AST, folder)
 
     def forward(
         self,

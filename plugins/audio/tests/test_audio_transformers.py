@@ -261,3 +261,22 @@ def test_options_of_waveform_networks_are_errors_elsewhere(family, option, folde
     assert error.value.where in option and folders[family] in error.value.what and "hubert" in error.value.exists
     (name,) = option
     assert error.value.next.startswith(f"{name}: ")
+
+
+@pytest.mark.parametrize("family", ["wav2vec2", "hubert", "ast"])
+def test_it_is_saved_as_transformers_does(family, tmp_path, monkeypatch):
+    folder = sounds.ast(tmp_path / "net") if family == "ast" else sounds.waves(tmp_path / "net", family)
+    encoder = SoundEncoder(folder).eval()
+    (tmp_path / "saved").mkdir()
+    code = encoder.export(tmp_path / "saved", *encoder.formats())
+    wave = sounds.write(tmp_path / "saved" / "sound.wav", 4000, subtype="FLOAT")
+    monkeypatch.chdir(wave.parent)
+    names = {}
+    exec(code, names)
+    expected = encoder(**encoder.collate([encoder.transform({"audio": sounds.sound(4000)})]))
+    for name, value in names["values"].items():
+        torch.testing.assert_close(value, expected[name], atol=1e-5, rtol=1e-5)
+
+
+def test_the_encoder_of_whisper_is_no_model_of_transformers(tmp_path):
+    assert SoundEncoder(sounds.whisper(tmp_path)).formats() == []
