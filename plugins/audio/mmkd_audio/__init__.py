@@ -20,6 +20,10 @@ def mmkd_register(registry: mmkd.Registry) -> None:
     registry.encoder(
         "clap", f"{home}.clap:Clap", paper="CLAP", url="https://arxiv.org/abs/2211.06687", needs=TRANSFORMERS
     )
+    registry.encoder(
+        "captioner", f"{home}.captioner:Captioner", paper="Audio Captioning Transformer",
+        url="https://arxiv.org/abs/2107.09817", needs=TRANSFORMERS,
+    )  # fmt: skip
     registry.projector("align_frames", f"{home}.align_frames:AlignFrames")
     registry.loss(
         "distilhubert", f"{home}.distilhubert:DistilHuBERT", paper="DistilHuBERT",
@@ -31,11 +35,17 @@ def mmkd_register(registry: mmkd.Registry) -> None:
     registry.dataset("bucketed", f"{home}.bucketed:Bucketed")
     registry.dataset("espeak", f"{home}.espeak:Espeak", url="https://github.com/espeak-ng/espeak-ng")
     registry.dataset("folder", f"{home}.folder:AudioFolder")
+    registry.dataset("scenes", f"{home}.scenes:Scenes")
     registry.dataset("webdataset", f"{home}.webdataset:WebDataset", url="https://github.com/webdataset/webdataset")
+    registry.recipe("captioning", f"{home}:recipes/captioning.yaml", needs=TRANSFORMERS)
     registry.recipe("clap", f"{home}:recipes/clap.yaml", needs=TRANSFORMERS)
     registry.recipe(
         "distilhubert", f"{home}:recipes/distilhubert.yaml", paper="DistilHuBERT",
         url="https://arxiv.org/abs/2110.01900", needs=TRANSFORMERS,
+    )  # fmt: skip
+    registry.recipe(
+        "encoder_kd", f"{home}:recipes/encoder_kd.yaml", paper="AAC-EncoderKD", url="https://arxiv.org/abs/2407.14329",
+        needs=TRANSFORMERS,
     )  # fmt: skip
     registry.recipe(
         "segue", f"{home}:recipes/segue.yaml", paper="SEGUE", url="https://arxiv.org/abs/2305.12301",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mmkd.errors import MmkdError
@@ -74,6 +75,8 @@ def mirrored(waveform: Tensor, side: int) -> Tensor:
     Shape: `[T]` -> `[T + 2 side]`.
     """
     size = len(waveform)
+    if side < size:
+        return F.pad(waveform[None], (side, side), mode="reflect")[0]
     period = max(1, 2 * (size - 1))
     place = torch.arange(-side, size + side, device=waveform.device) % period
     return waveform[torch.where(place < size, place, period - place)]

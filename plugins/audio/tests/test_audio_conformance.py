@@ -8,7 +8,9 @@ from typing import Any
 
 import sounds
 import torch
+from mmkd_audio.convnet import ConvNet
 from mmkd_audio.folder import AudioFolder
+from mmkd_audio.transformers import SoundEncoder
 
 from mmkd.testing import check_plugin
 
@@ -30,6 +32,7 @@ def test_plugin(tmp_path: Path) -> None:
         "input": torch.randn(2, 5, 4), "times": times + torch.tensor([[0.0], [130.0]]), "to": times[:, :3] * 1.3 + 200
     }  # fmt: skip
     small = {"width": 16, "mels": 20}
+    words: dict[str, Any] = {"width": 16, "heads": 2, "tokenizer": sounds.WORDS[4:], "max_length": 8}
     cases: dict[str, Any] = {
         "encoder.convnet": {"options": {**small, "dim": 5, "num_classes": 3, "kernel": 3}},
         "encoder.transformer": {"options": {**small, "heads": 2, "num_classes": 4}},
@@ -40,9 +43,14 @@ def test_plugin(tmp_path: Path) -> None:
             {"options": {"model": sounds.ast(tmp_path / "ast")}},
         ],
         "encoder.clap": {"options": {"pretrained": sounds.clap(tmp_path / "clap")}},
+        "encoder.captioner": [
+            {"options": {"audio": ConvNet(**small, blocks=1), **words}},
+            {"options": {"audio": SoundEncoder(**here), **words, "layers": 1}},
+        ],
         "projector.align_frames": {"inputs": aligned, "inert": ("how",)},
         "curator.crop": {"options": {"seconds": 0.1}},
         "dataset.webdataset": {"options": {"shards": shard}},
+        "dataset.scenes": {"options": {"size": 20}},
         "dataset.folder": {"options": {"path": str(files), "labels": "prefix", "text": "name"}},
         "dataset.bucketed": {"options": {"dataset": AudioFolder(str(files)), "batch_size": 2}},
         "dataset.espeak": {"options": said} if shutil.which("espeak-ng") else SPOKEN,

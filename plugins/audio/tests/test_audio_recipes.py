@@ -13,9 +13,11 @@ import transformers
 
 import mmkd
 
-ENCODERS = ("convnet", "transformer", "crepe", "transformers", "clap")
-OTHERS = ("align_frames", "distilhubert", "crop", "noise", "speed", "bucketed", "espeak", "folder", "webdataset")
-RECIPES = ("clap", "distilhubert", "segue", "spoken_phrases")
+ENCODERS = ("convnet", "transformer", "crepe", "transformers", "clap", "captioner")
+OTHERS = (
+    "align_frames", "distilhubert", "crop", "noise", "speed", "bucketed", "espeak", "folder", "scenes", "webdataset"
+)  # fmt: skip
+RECIPES = ("captioning", "clap", "distilhubert", "encoder_kd", "segue", "spoken_phrases")
 
 
 def registered():
@@ -51,7 +53,7 @@ def test_without_the_language_plugin_the_rest_works_and_the_error_says_what_to_i
         "    except PluginError as error: print(e.id, error.next)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    needy = ["audio.transformers", "audio.clap"]
+    needy = ["audio.transformers", "audio.clap", "audio.captioner"]
     assert done.stdout.splitlines() == [f"{name} pip install mmkd-language transformers" for name in needy]
 
 
