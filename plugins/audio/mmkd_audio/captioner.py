@@ -10,17 +10,14 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
-import transformers
-from mmkd_language import generation
 from mmkd_language.causal_lm import words
 from mmkd_language.completion import BYTES, Completions
-from mmkd_language.network import load
 from pydantic import Field
 from torch import Tensor, nn
 
 import mmkd
 from mmkd.errors import GraphError, MmkdError, RecipeError
-from mmkd_audio.transformer import positions
+from mmkd_audio.text_decoder import TextDecoder
 
 Size = Annotated[int, Field(gt=0)]
 CAPTION = ("input_ids", "labels", "completion", "reference")
@@ -30,8 +27,7 @@ CAPTION = ("input_ids", "labels", "completion", "reference")
 class Captioner(mmkd.Encoder):
     """Any audio encoder and a small transformer that writes what is heard (Mei et al., 2021).
 
-    The decoder is GPT-2's, of random weights; it attends to the sound's frames, mapped to its width and told their
-    places. A sample's sound is captioned by its `target`, or by its `text` where it has none; position t predicts token t + 1.
+    A sample's sound is captioned by its `target`, or by its `text` where it has none; position t predicts token t + 1.
     A sound without either has nothing to be predicted, in a batch beside others; it has frames, an embedding, and a
     caption that is written.
 
@@ -87,16 +83,7 @@ class Captioner(mmkd.Encoder):
         self.capabilities = frozenset({"text", "logits", "generate"}) | (audio.capabilities & {"hidden", "input_grad"})  # type: ignore[misc]
         self.text = Completions(tokenizer, max_length, separator="")
         self.text.start = self.text.start or [self.text.eos]  # a caption has nothing else before its first word
-        self.bridge = nn.Linear(_frame_width(audio), width)
-        settings = transformers.AutoConfig.for_model(
-            "gpt2", vocab_size=self.text.size, n_positions=max_length, n_embd=width, n_layer=layers, n_head=heads,
-            resid_pdrop=dropout, embd_pdrop=dropout, attn_pdrop=dropout, add_cross_attention=True, use_cache=False,
-            pad_token_id=self.text.pad, bos_token_id=self.text.start[0], eos_token_id=self.text.eos,
-        )  # fmt: skip
-        self.decoder = load(transformers.AutoModelForCausalLM, settings, None, lambda network, name: False)
-        for module in self.decoder.modules():
-            if isinstance(module, transformers.PreTrainedModel):
-                module.warn_if_padding_and_no_attention_mask = _no_warning  # type: ignore[method-assign]
+        self.decoder = TextDecoder(self.text, _frame_width(audio), layers, width, heads, dropout)
         self._path = next(path for path, module in self.named_modules() if module is audio.network)
 
     # -- what is read -------------------------------------------------------------------------------------------
@@ -104,7 +91,7 @@ class Captioner(mmkd.Encoder):
     @property
     def _predicts(self) -> bool:
         """Whether the decoder reads captions."""
-        return any(map(self.wants, ("logits", "/decoder", "/bridge")))
+        return self.wants("logits") or self.wants("/decoder")
 
     @property
     def _writes(self) -> bool:
@@ -209,16 +196,12 @@ class Captioner(mmkd.Encoder):
         values |= {f"audio.{name}": value for name, value in heard.items()}
         if self._writes:
             with torch.no_grad(), self.unread():
-                made = self._search(self._context(heard), 1, self.max_new_tokens)
-            written = [torch.tensor(row, dtype=torch.long, device=self._device) for (row,) in made]
+                made = self.decoder.search(self._context(heard), 1, self.max_new_tokens)
+            written = [torch.tensor(row, dtype=torch.long, device=self.decoder.device) for (row,) in made]
             values["generated"] = nn.utils.rnn.pad_sequence(written, batch_first=True, padding_value=-1)
         if self._predicts and input_ids is not None:
-            values["logits"] = self.decoder(input_ids=input_ids, **self._context(heard), use_cache=False).logits
+            values["logits"] = self.decoder(input_ids, self._context(heard))
         return values
-
-    @property
-    def _device(self) -> torch.device:
-        return self.bridge.weight.device
 
     def _sound(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         """The fields of the audio encoder."""
@@ -232,10 +215,7 @@ class Captioner(mmkd.Encoder):
         return given
 
     def _context(self, heard: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What the decoder attends to: frames in its width, told their places, and which of them are no padding."""
-        frames = self.bridge(heard["tokens"])
-        context = {"encoder_hidden_states": frames + positions(*frames.shape[1:]).to(frames)}
-        return {**context, "encoder_attention_mask": heard["mask"]} if "mask" in heard else context
+        return self.decoder.context(heard["tokens"], heard.get("mask"))
 
     # -- writing ------------------------------------------------------------------------------------------------
 
@@ -244,30 +224,18 @@ class Captioner(mmkd.Encoder):
         temperature: float = 1.0, top_k: int | None = None, top_p: float = 1.0, cached: bool = True,
     ) -> list[list[int]]:  # fmt: skip
         """A caption for some rows of a batch, sampled as `language.causal_lm` samples a completion."""
-        draws = draws[:, : self.text.max_length].to(self._device, torch.float32)
-        return generation.sample(
-            self.decoder, [self.text.start] * len(rows), draws, self.text.pad, self.text.eos, temperature=temperature,
-            top_k=top_k, top_p=top_p, cached=cached, context=self._context_of(fields, rows),
-        )  # fmt: skip
+        options: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "cached": cached}
+        return self.decoder.sample(self._context_of(fields, rows), draws, **options)
 
     def beams(
         self, fields: Mapping[str, Tensor], rows: Sequence[int], beams: int,
         max_new_tokens: int | None = None, length_penalty: float = 1.0,
     ) -> list[list[list[int]]]:  # fmt: skip
         """What beam search ends with for some rows of a batch, the likeliest caption first."""
-        return self._search(self._context_of(fields, rows), beams, max_new_tokens, length_penalty)
-
-    def _search(
-        self, context: Mapping[str, Tensor], beams: int, max_new_tokens: int | None, length_penalty: float = 1.0
-    ) -> list[list[list[int]]]:
-        starts = [self.text.start] * len(context["encoder_hidden_states"])
-        length = min(max_new_tokens or self.text.max_length, self.text.max_length)
-        return generation.search(
-            self.decoder, starts, beams, length, self.text.pad, self.text.eos, self._device, length_penalty, context
-        )
+        return self.decoder.search(self._context_of(fields, rows), beams, max_new_tokens, length_penalty)
 
     def _context_of(self, fields: Mapping[str, Any], rows: Sequence[int]) -> dict[str, Tensor]:
-        own = {k: v.to(self._device) if isinstance(v, Tensor) else v for k, v in fields.items()}
+        own = {k: v.to(self.decoder.device) if isinstance(v, Tensor) else v for k, v in fields.items()}
         with torch.no_grad(), self.unread(), self.audio.reading(frozenset({"tokens", "mask"})):
             return {name: x[list(rows)] for name, x in self._context(self.audio(**self._sound(own))).items()}
 
@@ -319,7 +287,3 @@ def _frame_width(audio: mmkd.Encoder) -> int:
         shape = list(made["tokens"].shape) if "tokens" in made else "not what forward returns"
         raise RecipeError(f"its tokens are {shape}, and must be [B, L, D]", where="audio.captioner.audio")
     return int(made["tokens"].shape[2])
-
-
-def _no_warning(*_: object) -> None:
-    """Padding without a mask is right where it stands on the right."""
