@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 BENCH_VENV ?= .venv-bench
 PLUGINS := vision language vision_language audio pointcloud
 
-.PHONY: help quickstart test lint methods bench bench-short bench-quickstart bench-teachers bench-methods bench-export bench-language bench-speech bench-points bench-modalities clean
+.PHONY: help quickstart test lint methods bench bench-short bench-quickstart bench-teachers bench-methods bench-export bench-language bench-speech bench-captions bench-points bench-modalities clean
 
 help:
 	@echo "make quickstart        distil a sentence encoder into a tiny image encoder; a few minutes on 2 cores"
@@ -21,6 +21,7 @@ help:
 	@echo "make bench-export      load every exported form in environments without mmkd (downloads torch again)"
 	@echo "make bench-language    on-policy and sequence-level distillation of a tiny language model, for the numbers in model_zoo"
 	@echo "make bench-speech      a sentence encoder into a speech network, for the numbers in model_zoo; needs espeak-ng"
+	@echo "make bench-captions    a captioner taught by a larger one, for the numbers in model_zoo; a quarter of an hour of a core"
 	@echo "make bench-points      text and pictures into networks of points, for the numbers in model_zoo"
 	@echo "make bench-modalities  text, image, sound and points in one graph, for the numbers in model_zoo; needs espeak-ng"
 	@echo "make clean             remove $(VENV), $(BENCH_VENV), caches and build outputs; runs/ stays"
@@ -62,6 +63,10 @@ bench-language: $(VENV)/.ready
 
 bench-speech: $(VENV)/.ready
 	$(BIN)/python model_zoo/speech/bench.py
+	$(BIN)/python model_zoo/speech/segue.py
+
+bench-captions: $(VENV)/.ready
+	$(BIN)/python model_zoo/captions/bench.py
 
 bench-points: $(VENV)/.ready
 	$(BIN)/python model_zoo/pointcloud/bench.py
