@@ -57,7 +57,7 @@ class SoundEncoder(mmkd.Encoder):
         sha256: checksum that the `model.safetensors` of `pretrained` must have (of weights in several files, that of
             their checksums in a row).
         feature_grad: share of the gradient that reaches the convolutions of a network that reads waveforms; with 0
-            they are frozen. HuBERT and DistilHuBERT let a tenth through.
+            they are frozen. Wav2vec 2.0's own training and DistilHuBERT let a tenth through.
         last_dropout: whether the feed-forward layer of the last block of such a network has its dropout. Without it
             what is distilled is not noised at the end (SEGUE: Tan et al., 2023).
 
@@ -214,7 +214,7 @@ class SoundEncoder(mmkd.Encoder):
         if self.family == AST:
             return {"tokens": tokens, "embedding": output.pooler_output}
         mask = frame_mask(self._frames(samples), tokens.shape[1])
-        times = frame_times(len(tokens), tokens.shape[1], *self._grid, tokens.device)
+        times = frame_times(tokens.shape[0], tokens.shape[1], *self._grid, tokens.device)
         return {"tokens": tokens, "mask": mask, "times": times, "embedding": masked_mean(tokens, mask)}
 
     def _frames(self, samples: Tensor) -> Tensor:
