@@ -274,6 +274,12 @@ def test_a_trained_captioner_is_exported_and_comes_back(tmp_path: Path) -> None:
     inner = first.roles["student"].encoder
     wanted = [inner.read(ids)[0] for (ids,) in inner.beams(batch(inner, scenes()), range(4), 1)]
     assert [data[i]["target"] for i in range(4)] == wanted
+    fields = batch(inner, scenes())
+    assert {k: v.tolist() for k, v in teacher.lengths(**fields).items()} == {
+        k: v.tolist() for k, v in inner.lengths(**fields).items()
+    }
+    with pytest.raises(AttributeError, match="nowhere"):
+        _ = teacher.nowhere
 
 
 def test_it_learns_to_caption() -> None:

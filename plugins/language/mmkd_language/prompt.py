@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 import mmkd
-from mmkd.errors import DataError
+from mmkd.errors import DataError, MmkdError
 
 TEXT, CHECKSUM = "text", "prompt"
 """How a prompt is called in a file: readable, or as a checksum."""
@@ -32,10 +32,18 @@ def prompt_of(encoder: mmkd.Encoder, sample: Mapping[str, Any]) -> Prompt:
     reads: the sound itself, not what a machine's arithmetic makes of it.
 
     Raises:
+        MmkdError: the sample lacks what the network reads, or cannot be used; it is named.
         DataError: it reads a field whose content cannot be told from another.
     """
     watched = _Watched({**sample, "target": ""})
-    row = encoder.transform(watched)
+    where = f"sample '{sample.get('key', '?')}'"
+    try:
+        row = encoder.transform(watched)
+    except KeyError as error:
+        what = f"has no field {error}, which a {type(encoder).__name__} reads"
+        raise DataError(what, where=where, exists=[str(name) for name in sample]) from error
+    except MmkdError as error:
+        raise error.at(where) from error.__cause__
     if (read := watched.read - {"key", "target"}) <= {TEXT}:
         return Prompt(TEXT, str(sample[TEXT]), row)
     digest = hashlib.sha256()

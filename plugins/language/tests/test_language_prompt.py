@@ -69,6 +69,13 @@ def test_a_value_that_cannot_be_told_from_another() -> None:
         name({"inner": object()})
 
 
+def test_a_sample_that_lacks_what_is_read_is_named() -> None:
+    with pytest.raises(DataError, match="sample 'a': has no field 'text', which a CausalLM reads"):
+        prompt_of(model(), {"key": "a", "audio": 1})
+    with pytest.raises(DataError, match="sample 'a': text is int, not a string"):
+        prompt_of(model(), {"key": "a", "text": 1})
+
+
 def test_text_beside_something_else_counts() -> None:
     both = Reads("text", "thing")
     names = {prompt_of(both, {"text": text, "thing": 1}).name for text in ("a", "b")}
