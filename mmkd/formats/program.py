@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import io
 import logging
+import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -99,9 +100,16 @@ def _traced(form: str) -> Iterator[None]:
             logging.disable(logging.WARNING)
             yield
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise TrainingError(
-            f"the network cannot be traced: {reason}", where=f"format {form}", next="--format safetensors"
+            f"the network cannot be traced: {_reason(error)}", where=f"format {form}", next="--format safetensors"
         ) from error
     finally:
         logging.disable(level)
+
+
+def _reason(error: BaseException) -> str:
+    """What set off an error, in one line without colours."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    said = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip()
+    return said.splitlines()[0] if said else type(error).__name__

@@ -15,6 +15,7 @@ from torch import nn
 
 import mmkd
 from mmkd.errors import MmkdError
+from mmkd.formats.program import _reason
 
 
 @pytest.fixture
@@ -112,6 +113,12 @@ def test_a_network_that_cannot_be_traced_says_so(tmp_path: Path) -> None:
     with pytest.raises(MmkdError, match=r"the network cannot be traced.*\n.*--format safetensors"):
         mmkd.export(folder, format="torch", nodes=nodes, data=data())
     assert not list((folder / "export").iterdir())
+
+
+def test_the_reason_is_what_set_it_off() -> None:
+    outer, inner = RuntimeError("This is step 3/3"), ValueError("\x1b[96mno operator\x1b[0m for it\nmore")
+    outer.__cause__ = inner
+    assert _reason(outer) == "no operator for it" and _reason(KeyError()) == "KeyError"
 
 
 def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -109,7 +109,7 @@ class Crepe(mmkd.Encoder):
         parts = [self.net(part) for part in torch.split(framed[real], AT_ONCE)]
         tokens, logits = (_spread(torch.cat(part), real) for part in zip(*parts, strict=True))
         pitch, periodicity = _pitch(logits)
-        times = frame_times(len(waveform), framed.shape[1], 0.0, 1 / self.frame_rate, waveform.device)
+        times = frame_times(waveform.shape[0], framed.shape[1], 0.0, 1 / self.frame_rate, waveform.device)
         return {
             "embedding": masked_mean(tokens, mask), "logits": logits, "tokens": tokens, "pitch": pitch * mask,
             "periodicity": periodicity * mask, "mask": mask, "times": times,

@@ -86,7 +86,7 @@ class MelEncoder(mmkd.Encoder):
             x = block(x, mask)
         tokens = self.norm(x)
         embedding = self.project(masked_mean(tokens, mask))
-        times = frame_times(len(mel), x.shape[1], 0.0, 1 / self.frame_rate, mel.device)
+        times = frame_times(mel.shape[0], x.shape[1], 0.0, 1 / self.frame_rate, mel.device)
         values = {"embedding": embedding, "tokens": tokens, "mask": mask, "times": times}
         if self.head is not None and self.wants("logits"):
             values["logits"] = self.head(embedding)

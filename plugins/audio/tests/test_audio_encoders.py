@@ -10,6 +10,7 @@ from mmkd_audio.convnet import ConvNet
 from mmkd_audio.crepe import Crepe
 from mmkd_audio.transformer import AudioTransformer
 
+import mmkd
 from mmkd.errors import MmkdError
 
 SMALL = {"width": 16, "mels": 20, "num_classes": 3, "dim": 6}
@@ -152,3 +153,20 @@ def test_missing_weights_say_what_to_install(tmp_path):
         Crepe("package:not-there")
     with pytest.raises(MmkdError, match="there is no file"):
         Crepe(str(tmp_path / "none.pth"))
+
+
+@pytest.mark.parametrize("form", ["torch", "onnx"])
+@pytest.mark.parametrize("network", ["convnet", "transformer"])
+def test_students_are_exported_as_programs(tmp_path, network, form):
+    """`mmkd.export` runs the program that it has written, and compares."""
+    size = {"convnet": {"width": 16, "blocks": 1}, "transformer": {"dim": 16, "layers": 1, "heads": 2}}[network]
+    recipe = {
+        "student": {"use": f"audio.{network}", "mels": 20, "num_classes": 3, **size},
+        "losses": {"label": {"use": "core.cross_entropy", "student": "student.logits"}},
+        "data": {"batch_size": 4},
+        "train": {"steps": 1},
+    }
+    data = {"train": sounds.samples(8000, 5000, 3000, 9000)}
+    mmkd.distill(recipe, output_dir=tmp_path / "run", data=data)
+    made = mmkd.export(tmp_path / "run", format=form, data=data)
+    assert (made / ("model.pt2" if form == "torch" else "model.onnx")).is_file()

@@ -22,7 +22,19 @@ def gather(values: Tensor, index: Tensor) -> Tensor:
     return found.view(*index.shape, values.shape[-1])
 
 
-@torch.no_grad()
+def distances(a: Tensor, b: Tensor) -> Tensor:
+    """Euclidean distances without gradient; in a program that is being exported by an expansion, since ONNX has no
+    operator for them.
+
+    Shape: a `[B, M, D]`, b `[B, N, D]` -> `[B, M, N]`.
+    """
+    a, b = a.detach(), b.detach()
+    if not torch.compiler.is_exporting():
+        return torch.cdist(a, b)
+    squares = a.square().sum(-1)[..., :, None] + b.square().sum(-1)[..., None, :] - 2 * a @ b.mT
+    return squares.clamp(min=0).sqrt()
+
+
 def neighbours(points: Tensor, k: int, around: Tensor | None = None) -> Tensor:
     """Indices of the k points nearest to each place, nearest first; a point is its own nearest neighbour.
 
@@ -38,11 +50,10 @@ def neighbours(points: Tensor, k: int, around: Tensor | None = None) -> Tensor:
     """
     if points.shape[1] < k:
         raise GraphError(f"{k} neighbours of a cloud of {points.shape[1]} points", next="a smaller k, or more points")
-    apart = torch.cdist(points if around is None else around, points)
+    apart = distances(points if around is None else around, points)
     return apart.topk(k, largest=False, sorted=True).indices
 
 
-@torch.no_grad()
 def farthest(points: Tensor, count: int) -> Tensor:
     """Indices of points spread over the cloud, each the farthest from those before it (Eldar et al., 1997).
 
@@ -53,7 +64,7 @@ def farthest(points: Tensor, count: int) -> Tensor:
     Raises:
         GraphError: there are fewer than `count` points.
     """
-    size = points.shape[1]
+    points, size = points.detach(), points.shape[1]
     if size < count:
         raise GraphError(f"{count} of a cloud of {size} points", next="choose fewer, or give more points")
     chosen = (points - points.mean(1, keepdim=True)).square().sum(-1).argmax(1)
@@ -67,7 +78,6 @@ def farthest(points: Tensor, count: int) -> Tensor:
     return torch.stack(found, 1)
 
 
-@torch.no_grad()
 def ball(points: Tensor, centres: Tensor, radius: float, k: int) -> Tensor:
     """Indices of up to k points within `radius` of each centre, the first of them again where there are fewer.
 
@@ -75,7 +85,7 @@ def ball(points: Tensor, centres: Tensor, radius: float, k: int) -> Tensor:
 
     Shape: points `[B, N, D]`, centres `[B, M, D]` -> `[B, M, k]`.
     """
-    apart = torch.cdist(centres, points)
+    apart = distances(centres, points)
     size = points.shape[1]
     place = torch.arange(size, device=points.device).expand_as(apart)
     inside = torch.where(apart <= radius, place, size).topk(min(k, size), largest=False, sorted=True).values

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from mmkd_pointcloud.geometry import ball, farthest, gather, interpolate, neighbours
+from mmkd_pointcloud.geometry import ball, distances, farthest, gather, interpolate, neighbours
 
 from mmkd.errors import GraphError
 
@@ -91,3 +91,13 @@ def test_too_few_points_are_named():
         neighbours(cloud(0, (1, 3, 3)), 4)
     with pytest.raises(GraphError, match="4 of a cloud of 3 points"):
         farthest(cloud(0, (1, 3, 3)), 4)
+
+
+@pytest.mark.parametrize("width", [3, 40])
+def test_distances_in_an_exported_program_are_the_same(monkeypatch, width):
+    a, b = cloud(0, (2, 30, width)), cloud(1, (2, 5, width)).requires_grad_()
+    plain = distances(a, b)
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
+    expanded = distances(a, b)
+    torch.testing.assert_close(expanded, plain)
+    assert not (plain.requires_grad or expanded.requires_grad)

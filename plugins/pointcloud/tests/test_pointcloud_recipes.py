@@ -53,8 +53,6 @@ def test_local_graphs_train_with_any_two_networks_of_points_and_are_dropped_at_e
     graph = mmkd.build(recipe).train()
     assert {"local", "label"} == set(recipe.losses)
     optimizers = mmkd.optimizers(graph, recipe.train)
-    from mmkd_pointcloud.shapes import Shapes
-
     data = Shapes(["mug", "chair", "rocket", "lamp"], per_family=1, points=64)
     batch = graph.collate([data[i] for i in range(4)])
     losses = [graph.step(batch, optimizers)["local_loss"].item() for _ in range(12)]
@@ -101,3 +99,27 @@ def test_the_view_teacher_that_is_shipped_labels_new_shapes() -> None:
         values = model.values(model.collate(samples, ["student.tokens"]), ["student.tokens"])["student.tokens"]
     part = torch.stack([torch.as_tensor(sample["part"]) for sample in samples])
     assert (values.argmax(-1) == part).double().mean() > 0.3  # by lot 1 of 43
+
+
+@pytest.mark.parametrize(
+    ("network", "form"), [("pointnet2", "torch"), ("pointnet2", "onnx"), ("dgcnn", "onnx"), ("transformer", "onnx")]
+)
+def test_networks_of_points_are_exported_as_programs(tmp_path, network, form):
+    """`mmkd.export` runs the program that it has written, and compares."""
+    data = Shapes(["mug", "chair"], per_family=1, points=32)
+    own = {
+        "pointnet2": {"counts": [6, 4], "radii": [0.3, 0.6], "widths": [8, 16]},
+        "dgcnn": {"widths": [8], "pooled": 8},
+        "transformer": {"widths": [8, 16]},
+    }[network]
+    recipe = {
+        "student": {
+            "use": f"pointcloud.{network}", "points": 32, "k": 4, "dim": 8, "token_dim": 8, "num_classes": 32, **own
+        },
+        "losses": {"label": {"use": "core.cross_entropy", "student": "student.logits"}},
+        "data": {"batch_size": 2},
+        "train": {"steps": 1},
+    }  # fmt: skip
+    mmkd.distill(recipe, output_dir=tmp_path / "run", data={"train": data})
+    made = mmkd.export(tmp_path / "run", format=form, data={"train": data})
+    assert (made / ("model.pt2" if form == "torch" else "model.onnx")).is_file()
