@@ -1,7 +1,7 @@
 """Files that datasets lie in, whatever the modality: tables of text, and samples in tar shards.
 
     for where, entry in entries(Path("captions.csv")): ...       # a CSV or JSONL table, line by line
-    pets = WebSamples(Medium("image", "picture", ("jpg", "png"), read_picture), "pets-{000..012}.tar")
+    pets = WebSamples(Medium(field, noun, extensions, read), "pets-{000..012}.tar")
 
 A dataset hands `len`, `[index]`, `order` and `manifest` on to its `WebSamples`, and says in a `Medium` what its files
 are. Every error is a `DataError` that names file and line, or shard and file. Nothing is extracted, unpickled or run.

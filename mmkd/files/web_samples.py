@@ -28,8 +28,8 @@ class Medium:
     """What a sample holds beside its text: all that `WebSamples` has to know of a modality.
 
     Args:
-        field: field of a sample, as `image`.
-        noun: what an error calls it, as `picture`.
+        field: its field in a sample.
+        noun: what an error calls it.
         extensions: of its files, in lower case and without the first dot; a sample's first of them is read.
         read: makes the field of a file's bytes and its place (`pets.tar: 1.jpg`); raises `DataError`.
     """
