@@ -155,7 +155,9 @@ class Captioner(mmkd.Encoder):
 
     def lengths(self, **inputs: Any) -> dict[str, Tensor]:
         """To the end of each caption, and of each sound."""
-        found = {f"audio.{name}": length for name, length in self.audio.lengths(**self._sound(inputs)).items()}
+        found: dict[str, Tensor] = {}
+        if any(f"audio.{field}" in inputs or field in inputs for field in self.audio.inputs()):
+            found |= {f"audio.{name}": length for name, length in self.audio.lengths(**self._sound(inputs)).items()}
         if inputs.get("completion") is not None:
             found |= dict.fromkeys(["logits", *CAPTION[1:]], self.text.lengths(inputs["completion"]))
         return found

@@ -214,7 +214,9 @@ def test_a_sample_without_sound() -> None:
     with pytest.raises(GraphError, match="the samples have no sound"):
         encoder(input_ids=torch.ones(1, 2, dtype=torch.long))
     with encoder.reading(frozenset({"labels"})):
-        assert set(encoder.transform({"text": "low hum"})) == {"input_ids", "labels", "completion"}
+        row = encoder.transform({"text": "low hum"})
+    assert set(row) == {"input_ids", "labels", "completion"}
+    assert encoder.lengths(**encoder.collate([row]))["labels"].tolist() == [3]
 
 
 def test_options_that_cannot_be() -> None:
