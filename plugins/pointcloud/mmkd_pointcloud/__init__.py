@@ -43,7 +43,11 @@ def mmkd_register(registry: mmkd.Registry) -> None:
     registry.dataset("folder", "mmkd_pointcloud.folder:Folder")
     registry.dataset("modelnet", "mmkd_pointcloud.modelnet:ModelNet", paper="ModelNet")
     registry.dataset("shapenet_part", "mmkd_pointcloud.shapenet_part:ShapeNetPart", paper="ShapeNet parts")
-    registry.recipe("ulip", "mmkd_pointcloud:recipes/ulip.yaml")
+    registry.recipe("named_shapes", "mmkd_pointcloud:recipes/named_shapes.yaml")
+    registry.recipe(
+        "ulip", "mmkd_pointcloud:recipes/ulip.yaml", paper="ULIP", url="https://arxiv.org/abs/2212.05171",
+        needs=("mmkd-vision-language",),
+    )  # fmt: skip
     registry.recipe("view_teacher", "mmkd_pointcloud:recipes/view_teacher.yaml")
     registry.recipe("part_distill", "mmkd_pointcloud:recipes/part_distill.yaml", paper="PartDistill")
     registry.recipe("point_distiller", "mmkd_pointcloud:recipes/point_distiller.yaml", paper="PointDistiller")

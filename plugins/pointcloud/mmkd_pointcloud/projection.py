@@ -29,7 +29,7 @@ class Projection(CloudEncoder):
     `visible`, so that pixels and points correspond. Where the image encoder has an `embedding`: `views`, one per view,
     and `embedding`, their mean or maximum. With `lift`, a map of the image encoder `[B, C, h, w]` is read at every
     point's pixel: `lifted` per view, and `tokens`, the mean over the views in which the point is visible, zero where
-    there is none.
+    there is none. Of a network with towers for image and text it is `image.embedding` that is read.
 
     Args:
         image: any encoder that reads `image` and states `preprocessing()`.
@@ -79,7 +79,7 @@ class Projection(CloudEncoder):
         self.image, self.style, self.splat, self.tolerance = image, style, splat, tolerance
         self.pool, self.lift = pool, lift
         self.size = (int(told["size"][0]), int(told["size"][1]))
-        self.embeds = "embedding" in image.values()
+        self.embedded = next((name for name in ("embedding", "image.embedding") if name in image.values()), None)
         width = getattr(image, "embedding_dim", None)
         if isinstance(width, int):
             self.embedding_dim = width
@@ -88,7 +88,7 @@ class Projection(CloudEncoder):
         self.register_buffer("std", torch.tensor(told.get("std", [1.0] * 3))[:, None, None], persistent=False)
 
     def values(self) -> list[str]:
-        embedding = ["embedding", "views"] if self.embeds else []
+        embedding = ["embedding", "views"] if self.embedded else []
         return [*embedding, "pictures", "pixels", "visible", *(["lifted", "tokens"] if self.lift else [])]
 
     def fingerprint(self) -> str | None:
@@ -102,13 +102,13 @@ class Projection(CloudEncoder):
         seen = visible(pixels, depth, buffer, self.tolerance)
         pictures = shade(buffer, self.style == "silhouette").view(*buffer.shape[:2], *self.size)
         values = {"pictures": (255 * pictures).round().to(torch.uint8), "pixels": pixels, "visible": seen}
-        asked = {"embedding"} if {"embedding", "views"} & set(wanted) else set()
+        asked = {self.embedded} if self.embedded and {"embedding", "views"} & set(wanted) else set()
         asked |= {self.lift} if self.lift and {"lifted", "tokens"} & set(wanted) else set()
         if asked:
             read = self._look(pictures, asked)
-            if "embedding" in asked:
-                values["views"] = read["embedding"]
-                values["embedding"] = read["embedding"].mean(1) if self.pool == "mean" else read["embedding"].amax(1)
+            if self.embedded in asked:
+                values["views"] = views = read[self.embedded]
+                values["embedding"] = views.mean(1) if self.pool == "mean" else views.amax(1)
             if self.lift in asked:
                 values["lifted"] = _at(read[self.lift], pixels, self.size)
                 weight = seen[..., None].to(values["lifted"].dtype)

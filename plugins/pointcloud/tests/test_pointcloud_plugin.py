@@ -18,7 +18,7 @@ def test_everything_registered_loads():
     encoders = ("pointnet", "pointnet2", "dgcnn", "transformer", "projection", "view_net")
     losses = ("orthogonality", "local_graph", "part_distill", "view_cross_entropy")
     others = ("jitter_scale_rotate", "drop", "part_iou", "shapes", "folder", "modelnet", "shapenet_part")
-    recipes = ("ulip", "view_teacher", "part_distill", "point_distiller")
+    recipes = ("named_shapes", "ulip", "view_teacher", "part_distill", "point_distiller")
     assert sorted(entry.id for entry in entries) == sorted(
         f"pointcloud.{name}" for name in (*encoders, *losses, *others, *recipes)
     )

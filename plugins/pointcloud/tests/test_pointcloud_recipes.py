@@ -1,6 +1,7 @@
 """The packaged recipes, small."""
 
 import importlib.metadata
+import math
 from pathlib import Path
 
 import pytest
@@ -80,7 +81,7 @@ def test_words_and_looks_place_points(tmp_path, package):
         "teachers.words.cache=memory",
         "data.train.caption=parts",
     ]
-    recipe = mmkd.load_recipe("pointcloud.ulip", small)
+    recipe = mmkd.load_recipe("pointcloud.named_shapes", small)
     results = mmkd.distill(recipe, output_dir=tmp_path / "run")
     assert {"student", "baseline"} <= results.keys()
     model = mmkd.from_pretrained(tmp_path / "run")
@@ -89,6 +90,56 @@ def test_words_and_looks_place_points(tmp_path, package):
         model.collate([{"text": "a mug"}], ["words.embedding"]),
     )
     assert model.values(cloud, ["up"])["up"].shape == model.values(words, ["words.embedding"])["words.embedding"].shape
+
+
+def contrast(a, b, temperature=0.07):
+    """Both directions, by hand."""
+    a, b = (z / z.norm(dim=1, keepdim=True) for z in (a, b))
+    total = 0.0
+    for one, other in ((a, b), (b, a)):
+        for i in range(len(one)):
+            scores = [float(one[i] @ z) / temperature for z in other]
+            total += math.log(sum(math.exp(s) for s in scores)) - scores[i]
+    return total / (2 * len(a))
+
+
+def test_ulip_contrasts_points_with_captions_and_views_in_one_space():
+    """The sum of both terms over one map; without either it is the other."""
+    pytest.importorskip("mmkd_vision_language")
+    clip = {
+        "use": "vision_language.dual_tower",
+        "image": {"use": "vision.convnet", "widths": [4, 8], "image_size": 16},
+        "text": {"use": "language.transformer", "layers": 1, "dim": 8, "heads": 2},
+        "dim": 6,
+    }
+    own = {
+        "recipe": "pointcloud.ulip",
+        "teachers": {
+            "words": {**clip, "cache": None},
+            "looks": {"points": 64, "views": 2, "image": clip, "cache": None},
+        },
+        "student": {"use": "pointcloud.pointnet", "points": 64, "widths": [8, 16], "dim": 8, "token_dim": 8},
+        "train": {"epochs": None},
+    }
+    recipe = mmkd.load_recipe(own, SHORT)
+    data = Shapes(["mug", "chair", "rocket", "lamp"], per_family=1, points=64)
+    samples = [data[i] for i in range(4)]
+    names = ["up", "words.text.embedding", "looks.embedding"]
+    totals = {}
+    for kept in (("text", "image"), ("text",), ("image",)):
+        torch.manual_seed(0)
+        without = {loss: None for loss in recipe.losses if loss not in kept}
+        graph = mmkd.build(mmkd.load_recipe({**own, "losses": without}, SHORT)).eval()
+        batch = graph.collate(samples)
+        totals[kept] = float(graph(batch)["loss"].detach())
+        if len(kept) == 2:
+            read = {k: v.detach().double() for k, v in graph.values(graph.collate(samples, names), names).items()}
+            text, image = (contrast(read["up"], read[name]) for name in names[1:])
+            assert totals[kept] == pytest.approx(text + image, rel=1e-4)
+            assert text != pytest.approx(image, rel=1e-2)
+    assert list(recipe.projectors) == ["up"] and list(recipe.losses) == ["text", "image"]
+    assert min(totals[("text",)], totals[("image",)]) > 0
+    assert totals[("text", "image")] > max(totals[("text",)], totals[("image",)])
 
 
 def test_the_view_teacher_that_is_shipped_labels_new_shapes() -> None:
