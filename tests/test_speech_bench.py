@@ -53,6 +53,6 @@ def test_trained_arms_share_network_audio_and_budget() -> None:
 def test_longer_arms_have_the_steps_that_their_names_say() -> None:
     steps = mmkd.load_recipe("audio.spoken_phrases").train.steps
     assert steps
-    for arm, times in (("teacher", 1), ("hard_labels", 1), ("hard_labels_4x", 4)):
+    for arm, times in (("teacher", 1), ("hard_labels", 1), ("hard_labels_4x", 4), ("hard_labels_10x", 10)):
         assert bench.recipe_of(arm, 0, []).train.steps == times * steps
     assert bench.recipe_of("hard_labels_4x", 0, ["train.steps=10"]).train.steps == 40
