@@ -56,7 +56,7 @@ def drawn(points: Tensor, parts: list[int], own: list[int], side: int) -> Image.
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=120, help="optimiser steps of the 2D network and of each stage")
+    parser.add_argument("--steps", type=int, default=200, help="optimiser steps of the 2D network and of each stage")
     parser.add_argument("--output", type=Path, default=Path("runs/point_clouds"))
     args = parser.parse_args()
     budget = [f"train.steps={args.steps}", "train.seed=0"]
@@ -91,6 +91,7 @@ def main() -> None:
             own = [PART_NAMES.index(part) for part in PARTS[SAMPLES[i]["class_name"]]]
             parts = [own[k] for k in logits[i][:, own].argmax(-1).tolist()]
             page.paste(drawn(torch.as_tensor(SAMPLES[i]["points"]), parts, own, side), (c * side, r * side))
+        ImageDraw.Draw(page).text((4, side * r + 4), name, fill="black")
     page.save(args.output / "parts.png")
     print(args.output / "parts.png")
 
