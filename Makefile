@@ -64,6 +64,7 @@ bench-language: $(VENV)/.ready
 bench-speech: $(VENV)/.ready
 	$(BIN)/python model_zoo/speech/bench.py
 	$(BIN)/python model_zoo/speech/segue.py
+	$(BIN)/python -m model_zoo.speech.distilhubert
 
 bench-captions: $(VENV)/.ready
 	$(BIN)/python model_zoo/captions/bench.py

@@ -9,14 +9,14 @@ import pytest
 from mmkd_audio.phrases import phrases
 
 import mmkd
-from model_zoo.speech import bench, segue
+from model_zoo.speech import bench, distilhubert, segue
 
 HERE = Path(__file__).parents[1] / "model_zoo" / "speech"
 
 
-@pytest.mark.parametrize("script", [bench, segue], ids=["results", "segue"])
-def test_the_card_holds_the_tables_of_the_results(script) -> None:
-    document = json.loads((HERE / f"{'results' if script is bench else 'segue'}.json").read_text())
+@pytest.mark.parametrize(("script", "name"), [(bench, "results"), (segue, "segue"), (distilhubert, "distilhubert")])
+def test_the_card_holds_the_tables_of_the_results(script, name) -> None:
+    document = json.loads((HERE / f"{name}.json").read_text())
     card = (HERE / "README.md").read_text().splitlines()
     lines = [line for line in script.table(document).splitlines() if line]
     assert lines and not [line for line in lines if line not in card]
@@ -48,6 +48,13 @@ def test_trained_arms_share_network_audio_and_budget() -> None:
     assert not taught.data.curators and not alone.data.curators and not alone.teacher_nodes()
     for field in ("steps", "lr", "weight_decay", "warmup_steps", "max_grad_norm", "seed"):
         assert getattr(taught.train, field) == getattr(alone.train, field)
+
+
+def test_students_of_layers_share_network_sound_and_budget() -> None:
+    layers, last = (distilhubert.recipe_of(arm, 1, HERE, []) for arm in ("layers", "last"))
+    assert layers.student == last.student and layers.data == last.data and layers.train == last.train
+    assert layers.losses["layers"].use == "audio.distilhubert" and last.losses["layers"].use == "core.mse"
+    assert layers.train.seed == 1 and layers.train.steps == 800
 
 
 def test_longer_arms_have_the_steps_that_their_names_say() -> None:

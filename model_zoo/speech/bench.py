@@ -33,8 +33,6 @@ HERE = Path(__file__).parent
 ARMS = ("teacher", "no_teacher", "hard_labels", "hard_labels_4x", "hard_labels_10x")
 LONGER = {"hard_labels_4x": 4, "hard_labels_10x": 10}
 """Arms of more steps than the recipe's, how many times as many."""
-ONCE = ("hard_labels_10x",)
-"""Arms that one seed has to do for."""
 VALUES = {"teacher": ("up", "teacher.embedding"), "no_teacher": ("speech.embedding", "words.embedding")}
 QUERIES = ("transcript", "paraphrase")
 RECALL = (1, 5, 10)
@@ -194,8 +192,6 @@ def main() -> None:
     results: dict[str, list[dict[str, Any]]] = {arm: [] for arm in ARMS}
     for arms, seed in itertools.product((ARMS[:2], *([arm] for arm in ARMS[2:])), args.seeds):
         for arm in arms:
-            if arm in ONCE and seed != args.seeds[0]:
-                continue
             file = args.runs / f"{'-'.join([arm, str(seed), *args.overrides]).replace('/', '_')}.json"
             if not file.is_file():
                 with tempfile.TemporaryDirectory() as folder:

