@@ -20,7 +20,7 @@ help:
 	@echo "make bench-methods     a small proof of every method, about an hour and a half of a core; goes on where it stopped"
 	@echo "make bench-export      load every exported form in environments without mmkd (downloads torch again)"
 	@echo "make bench-language    on-policy and sequence-level distillation of a tiny language model, for the numbers in model_zoo"
-	@echo "make bench-speech      a sentence encoder into a speech network, for the numbers in model_zoo; about 50 CPU minutes, needs espeak-ng"
+	@echo "make bench-speech      a sentence encoder into a speech network, for the numbers in model_zoo; an hour and a half of a core, needs espeak-ng"
 	@echo "make bench-captions    a captioner taught by a larger one, for the numbers in model_zoo; a quarter of an hour of a core"
 	@echo "make bench-points      text and pictures into networks of points, for the numbers in model_zoo"
 	@echo "make bench-modalities  text, image, sound and points in one graph, for the numbers in model_zoo; needs espeak-ng"
