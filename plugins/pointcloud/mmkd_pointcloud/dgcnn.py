@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -38,6 +38,7 @@ class DGCNN(CloudEncoder):
     """
 
     capabilities: ClassVar[frozenset[str]] = frozenset({"logits", "hidden", "input_grad"})
+    conformance: ClassVar[dict[str, Any]] = {"options": {"points": 48, "k": 6, "widths": [4, 6], "pooled": 8}}
 
     def __init__(
         self,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 import torch
 from torch import Tensor
 
@@ -9,6 +11,7 @@ import mmkd
 from mmkd.errors import DataError, GraphError
 
 ID = "pointcloud.part_iou"
+_PART = torch.arange(120).view(12, 10) * 7 % 11 % 3
 
 
 class PartIoU(mmkd.Metric):
@@ -28,6 +31,14 @@ class PartIoU(mmkd.Metric):
         DataError: no sample was seen.
         GraphError: the shapes do not fit.
     """
+
+    conformance: ClassVar[dict[str, Any]] = {
+        "inputs": {
+            "student": torch.randn(12, 10, 4, generator=torch.Generator().manual_seed(0)),
+            "part": _PART,
+            "family": torch.arange(12) % 2,
+        }
+    }
 
     def __init__(self, restrict: bool = True) -> None:
         super().__init__()

@@ -51,6 +51,11 @@ class Projection(CloudEncoder):
     """
 
     capabilities: ClassVar[frozenset[str]] = frozenset()
+    conformance: ClassVar[dict[str, Any]] = {
+        "options": {
+            "points": 60, "views": 2, "image": {"use": "pointcloud.view_net", "num_classes": 3, "image_size": 16}
+        }
+    }  # fmt: skip
 
     def __init__(
         self,

@@ -34,17 +34,12 @@ def test_plugin(tmp_path: Path) -> None:
         table[:, -1] = np.arange(20) % 3
         np.savetxt(tmp_path / "parts" / "0269" / f"{i}.txt", table)
     generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(12, 10, 4, generator=generator)
-    metric = {
-        "student": logits, "part": torch.randint(0, 3, (12, 10), generator=generator), "family": torch.arange(12) % 2,
-    }  # fmt: skip
     student, seen = torch.randn(4, 2, 9, 3, generator=generator), torch.rand(4, 2, 9, generator=generator) < 0.7
     backward = {"student": student[:, 0], "teacher": student, "visible": seen, "knowledge": student[:, 1]}
     cases: dict[str, Any] = {
         **{name: [{"options": {**SIZE, **own, **form}} for form in FORMS] for name, own in SMALL.items()},
         "encoder.projection": [{"options": PROJECTION}, {"options": {**PROJECTION, "lift": "pixel_logits"}}],
         "loss.part_distill": [{}, {"inputs": backward}],
-        "metric.part_iou": {"inputs": metric},
         "curator.jitter_scale_rotate": {"options": {"rotate": 20.0}},
         "dataset.folder": {"options": {"path": str(tmp_path / "folder")}},
         "dataset.modelnet": {"options": {"path": str(tmp_path / "modelnet")}},
