@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -32,6 +32,15 @@ class AlignFrames(mmkd.Projector):
     Raises:
         GraphError: the shapes do not fit.
     """
+
+    conformance: ClassVar[dict[str, Any]] = {
+        "inputs": {
+            "input": torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(0)),
+            "times": torch.tensor([[0.0, 1000, 2000, 3000, 4000], [130.0, 1130, 2130, 3130, 4130]]),
+            "to": torch.tensor([[200.0, 1500, 2800]] * 2),
+        },
+        "inert": ("how",),
+    }
 
     def __init__(self, how: Literal["linear", "nearest"] = "linear") -> None:
         super().__init__()

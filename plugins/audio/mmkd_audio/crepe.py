@@ -52,6 +52,7 @@ class Crepe(mmkd.Encoder):
     """
 
     capabilities: ClassVar[frozenset[str]] = frozenset({"logits", "input_grad"})
+    conformance: ClassVar[dict[str, Any]] = {"options": {"model": "tiny", "hop": 400}}
 
     def __init__(
         self,

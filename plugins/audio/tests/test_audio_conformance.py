@@ -27,16 +27,11 @@ def test_plugin(tmp_path: Path) -> None:
     shard = sounds.shard(tmp_path / "spoken.tar", spoken)
     here = {"pretrained": sounds.waves(tmp_path / "w")}
     said = {"texts": ["good morning", "good night"], "voices": ["en-us+m1"], "folder": str(tmp_path / "s")}
-    times = torch.arange(5.0).expand(2, 5) * 1000
-    aligned = {
-        "input": torch.randn(2, 5, 4), "times": times + torch.tensor([[0.0], [130.0]]), "to": times[:, :3] * 1.3 + 200
-    }  # fmt: skip
     small = {"width": 16, "mels": 20}
     words: dict[str, Any] = {"width": 16, "heads": 2, "tokenizer": sounds.WORDS[4:], "max_length": 8}
     cases: dict[str, Any] = {
         "encoder.convnet": {"options": {**small, "dim": 5, "num_classes": 3, "kernel": 3}},
         "encoder.transformer": {"options": {**small, "heads": 2, "num_classes": 4}},
-        "encoder.crepe": {"options": {"model": "tiny", "hop": 400}},
         "encoder.transformers": [
             {"options": here},
             {"options": {"pretrained": sounds.whisper(tmp_path / "whisper")}},
@@ -47,7 +42,6 @@ def test_plugin(tmp_path: Path) -> None:
             {"options": {"audio": ConvNet(**small, blocks=1), **words}},
             {"options": {"audio": SoundEncoder(**here), **words, "layers": 1}},
         ],
-        "projector.align_frames": {"inputs": aligned, "inert": ("how",)},
         "curator.crop": {"options": {"seconds": 0.1}},
         "dataset.webdataset": {"options": {"shards": shard}},
         "dataset.scenes": {"options": {"size": 20}},
