@@ -11,9 +11,7 @@ Sound, intents, examples and tests are those of `segue.py`; students see no text
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import tempfile
 import time
 from pathlib import Path
@@ -24,7 +22,6 @@ from model_zoo.speech import segue
 if TYPE_CHECKING:
     import mmkd
 
-HERE = Path(__file__).parent
 ARMS = ("teacher", "layers", "last", "undistilled")
 BLOCK = {"use": "audio.transformer", "width": 128, "heads": 4, "mels": 40}
 RUN: dict[str, Any] = {**segue.RUN, "train": {**segue.RUN["train"], "lr": 1e-3}}
@@ -82,14 +79,7 @@ def table(document: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--runs", type=Path, default=Path("runs/bench-speech"), help="where finished runs are kept")
-    parser.add_argument("--output", type=Path, default=HERE / "distilhubert.json")
-    parser.add_argument("overrides", nargs="*", help="changes to the recipe of the trained arms: train.steps=300")
-    args = parser.parse_args()
-    args.runs.mkdir(parents=True, exist_ok=True)
-    os.environ.update(OMP_NUM_THREADS="1", MMKD_THREADS="1", TOKENIZERS_PARALLELISM="false")
+    args = segue.asked(__doc__, "distilhubert.json")
     document = segue.empty(ARMS, args.seeds, args.overrides)
     for seed in args.seeds:
         file = args.runs / f"{'-'.join(['layers', str(seed), *args.overrides]).replace('/', '_')}.json"

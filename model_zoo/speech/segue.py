@@ -201,15 +201,21 @@ def table(document: dict[str, Any], arms: Sequence[str] = ARMS) -> str:
     return "\n".join([*lines, f"| chance | {' | '.join([f'{chance:.1f}'] * len(SHOTS))} |"])
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def asked(about: str | None, output: str) -> argparse.Namespace:
+    """What the command line says, its folder of runs made; one thread a run."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--runs", type=Path, default=Path("runs/bench-speech"), help="where finished runs are kept")
-    parser.add_argument("--output", type=Path, default=HERE / "segue.json")
-    parser.add_argument("overrides", nargs="*", help="changes to the recipe of the trained arms: train.steps=300")
+    parser.add_argument("--output", type=Path, default=HERE / output)
+    parser.add_argument("overrides", nargs="*", help="changes to the recipes of trained arms: train.steps=300")
     args = parser.parse_args()
     args.runs.mkdir(parents=True, exist_ok=True)
     os.environ.update(OMP_NUM_THREADS="1", MMKD_THREADS="1", TOKENIZERS_PARALLELISM="false")
+    return args
+
+
+def main() -> None:
+    args = asked(__doc__, "segue.json")
     document = empty(ARMS, args.seeds, args.overrides)
     for seed, arm in itertools.product(args.seeds, ARMS):
         file = args.runs / f"{'-'.join(['intents', arm, str(seed), *args.overrides]).replace('/', '_')}.json"
